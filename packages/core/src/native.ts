@@ -93,7 +93,13 @@ export interface NativeAddon {
   copy(destination: BufferId, destinationOffset: number, source: BufferId, sourceOffset: number, bytes: number): void;
 
   /** Scratch bytes the backend wants for this call. */
-  opScratch(context: ContextId, op: number, inputs: Float64Array, outputs: Float64Array, attributes: Float64Array): number;
+  opScratch(
+    context: ContextId,
+    op: number,
+    inputs: Float64Array,
+    outputs: Float64Array,
+    attributes: Float64Array,
+  ): number;
   /** Runs one op. `scratch` 0: none is needed. */
   callOp(
     context: ContextId,

@@ -5,7 +5,7 @@
  * Activations are token-major, `[tokens, features]`, float32 unless said otherwise. An input with `?` may be absent (null).
  * float* means float32, float16 or bfloat16. Accumulation is in float32 or wider everywhere.
  */
-import { type DType, DTYPES } from './dtype.js';
+import { DTYPES, type DType } from './dtype.js';
 import { DtypeError, ShapeError } from './errors.js';
 import { type Dim, formatDims, sameDims } from './shape.js';
 
@@ -33,7 +33,16 @@ export interface OpSignature {
 }
 
 /** Kinds of the `activation` op, by index. `gelu` is erf-exact, `gelu_tanh` the tanh approximation (Hendrycks & Gimpel 2016; BLOOM's and GPT-2's gelu_new), `quick_gelu` x·σ(1.702x). */
-export const ACTIVATION_KINDS = ['relu', 'gelu', 'gelu_tanh', 'quick_gelu', 'silu', 'tanh', 'sigmoid', 'relu_squared'] as const;
+export const ACTIVATION_KINDS = [
+  'relu',
+  'gelu',
+  'gelu_tanh',
+  'quick_gelu',
+  'silu',
+  'tanh',
+  'sigmoid',
+  'relu_squared',
+] as const;
 export type ActivationKind = (typeof ACTIVATION_KINDS)[number];
 
 /** Tokens per block of the paged KV cache. */
@@ -53,7 +62,14 @@ export function packedInt8Bytes(rows: number, columns: number): number {
 }
 
 /** Checks one input's rank and dtype; `name` and `op` go into the error. */
-function need(op: string, inputs: Inputs, index: number, name: string, rank: number, dtypes: readonly DType[]): TensorSpec {
+function need(
+  op: string,
+  inputs: Inputs,
+  index: number,
+  name: string,
+  rank: number,
+  dtypes: readonly DType[],
+): TensorSpec {
   const spec = inputs[index];
   if (spec === null || spec === undefined) throw new ShapeError(`${op}: expected an input ${name}, got none`);
   if (spec.dims.length !== rank) {
@@ -65,7 +81,14 @@ function need(op: string, inputs: Inputs, index: number, name: string, rank: num
   return spec;
 }
 
-function optional(op: string, inputs: Inputs, index: number, name: string, dims: readonly Dim[], dtypes: readonly DType[]): void {
+function optional(
+  op: string,
+  inputs: Inputs,
+  index: number,
+  name: string,
+  dims: readonly Dim[],
+  dtypes: readonly DType[],
+): void {
   const spec = inputs[index];
   if (spec === null || spec === undefined) return;
   needDims(op, name, need(op, inputs, index, name, dims.length, dtypes), dims);
@@ -191,11 +214,7 @@ export const OPS = {
     attributes: ['threshold', 'per_row'],
     infer: (inputs) => {
       const x = need('int8_quantize', inputs, 0, 'x', 2, F32);
-      return [
-        { dims: x.dims, dtype: 'int8' },
-        f32(dim(x, 0)),
-        { dims: [(dim(x, 1) as number) + 1], dtype: 'int32' },
-      ];
+      return [{ dims: x.dims, dtype: 'int8' }, f32(dim(x, 0)), { dims: [(dim(x, 1) as number) + 1], dtype: 'int32' }];
     },
     scratch: (inputs) => roundUp(size(inputs[0], 1), 64) + 64,
   },
@@ -341,7 +360,8 @@ export const OPS = {
     attributes: ['kind'],
     infer: (inputs) => {
       const x = inputs[0];
-      if (x == null || x.dtype !== 'float32') throw new DtypeError(`activation: expected x as float32, got ${x?.dtype}`);
+      if (x == null || x.dtype !== 'float32')
+        throw new DtypeError(`activation: expected x as float32, got ${x?.dtype}`);
       return [f32(...x.dims)];
     },
   },

@@ -27,7 +27,8 @@ export function rowMajorStrides(dims: readonly Dim[]): number[] {
   const strides = new Array<number>(dims.length).fill(1);
   for (let i = dims.length - 2; i >= 0; i--) {
     const next = dims[i + 1] as Dim;
-    if (typeof next !== 'number') throw new ShapeError(`shape [${dims.join(', ')}]: only the first dimension may be symbolic`);
+    if (typeof next !== 'number')
+      throw new ShapeError(`shape [${dims.join(', ')}]: only the first dimension may be symbolic`);
     strides[i] = (strides[i + 1] as number) * next;
   }
   return strides;
