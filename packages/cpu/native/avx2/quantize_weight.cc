@@ -1,0 +1,11 @@
+// quantize_weight with eight lanes, straight into packed blocks or into rows; the loops are in quantize_rows.h.
+// Floor: one read of the weights and one write of CB.
+#include "entries.h"
+#include "lanes.h"
+#include "quantize_rows.h"
+
+namespace avx2 {
+
+void quantize_weight(const quantize_weight_call *call) { quantize_weight_rows<lanes>(call); }
+
+}  // namespace avx2

@@ -1,0 +1,84 @@
+// int8_linear and int8_matmul by VPDPBUSD: 12 rows × 32 columns of accumulators in registers, activations as u8 = s8 + 128, the surplus
+// 128 · (row sum of the weight) subtracted at the end (reference: Intel SDM, VPDPBUSD; the sums wrap modulo 2^32, as they may).
+// Floors: 512 rows: 2 · M · N · K / peak of VPDPBUSD; 1 row: one read of the weights.
+#include "int8_panels.h"
+#include "entries.h"
+#include "lanes.h"
+
+namespace {
+
+template <int rows>
+void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
+  // Few rows: several independent sums, to cover the latency of the instruction.
+  constexpr int chains = rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+  __m512i sums[chains * rows][2];
+#pragma GCC unroll 12
+  for (int i = 0; i < chains * rows; i++) sums[i][0] = sums[i][1] = _mm512_setzero_si512();
+  for (int64_t q = 0; q < quads; q += chains) {
+#pragma GCC unroll 4
+    for (int c = 0; c < chains; c++) {
+      const int8_t *line0 = w0 + (q + c) * 64, *line1 = w1 + (q + c) * 64;
+      const __m512i b0 = _mm512_load_si512(line0), b1 = _mm512_load_si512(line1);
+      _mm_prefetch(reinterpret_cast<const char *>(line0 + 2048), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char *>(line1 + 2048), _MM_HINT_T0);
+#pragma GCC unroll 12
+      for (int r = 0; r < rows; r++) {
+        int32_t quad;
+        memcpy(&quad, panel + ((q + c) * rows + r) * 4, 4);
+        const __m512i a = _mm512_set1_epi32(quad);
+        sums[c * rows + r][0] = _mm512_dpbusd_epi32(sums[c * rows + r][0], a, b0);
+        sums[c * rows + r][1] = _mm512_dpbusd_epi32(sums[c * rows + r][1], a, b1);
+      }
+    }
+  }
+  const __m512i surplus0 = _mm512_slli_epi32(_mm512_load_si512(w0 + quads * 64), 7);
+  const __m512i surplus1 = _mm512_slli_epi32(_mm512_load_si512(w1 + quads * 64), 7);
+#pragma GCC unroll 12
+  for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 4
+    for (int c = 1; c < chains; c++) {
+      sums[r][0] = _mm512_add_epi32(sums[r][0], sums[c * rows + r][0]);
+      sums[r][1] = _mm512_add_epi32(sums[r][1], sums[c * rows + r][1]);
+    }
+    _mm512_store_si512(tile + r * pair_columns, _mm512_sub_epi32(sums[r][0], surplus0));
+    _mm512_store_si512(tile + r * pair_columns + 16, _mm512_sub_epi32(sums[r][1], surplus1));
+  }
+}
+
+template <int R>
+void dot_by_rows(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
+  if (rows == R) return dot_rows<R>(panel, w0, w1, quads, tile);
+  if constexpr (R > 1) dot_by_rows<R - 1>(rows, panel, w0, w1, quads, tile);
+}
+
+struct vnni_kernel {
+  static constexpr int max_rows = 12;
+  static constexpr uint32_t activation_xor = 0x80;
+  static constexpr double products_per_cycle = 128;
+
+  static void dot(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
+    dot_by_rows<max_rows>(rows, panel, w0, w1, quads, tile);
+  }
+
+  // Here the weight is the u8 one: Σ (w + 128) · a - 128 · Σ a.
+  static int32_t dot_strided(const int8_t *a, const int8_t *w, int64_t K) {
+    const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
+    __m512i sums = _mm512_setzero_si512(), surplus = sums;
+    for (int64_t k = 0; k < K; k += 64) {
+      const __mmask64 present = K - k < 64 ? (1ull << (K - k)) - 1 : ~0ull;
+      const __m512i activations = _mm512_maskz_loadu_epi8(present, a + k);
+      sums = _mm512_dpbusd_epi32(sums, _mm512_xor_si512(_mm512_maskz_loadu_epi8(present, w + k), flip), activations);
+      surplus = _mm512_dpbusd_epi32(surplus, flip, activations);
+    }
+    return _mm512_reduce_add_epi32(_mm512_sub_epi32(sums, surplus));
+  }
+};
+
+}  // namespace
+
+namespace avx512 {
+
+void int8_linear(const int8_linear_call *call) { multiply_linear<lanes, vnni_kernel>(call); }
+void int8_matmul(const int8_matmul_call *call) { multiply_int8<lanes, vnni_kernel>(call); }
+
+}  // namespace avx512

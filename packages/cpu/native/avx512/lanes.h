@@ -1,0 +1,133 @@
+// Sixteen float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, linear_tiles.h) need of AVX512 F, BW, VL, DQ, VNNI.
+// avx2/lanes.h has the same names with eight. Partial loads and stores touch no memory beyond their count.
+#pragma once
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's headers warn about their own _mm512_undefined_* (GCC bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#include <stdint.h>
+
+#include "metashard/backend.h"
+
+namespace {
+
+struct lanes {
+  static constexpr int width = 16;
+  using floats = __m512;
+  using ints = __m512i;
+  using doubles = __m512d;  // half the lanes
+
+  static __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
+
+  static floats zero() { return _mm512_setzero_ps(); }
+  static floats set1(float value) { return _mm512_set1_ps(value); }
+  static floats add(floats a, floats b) { return _mm512_add_ps(a, b); }
+  static floats mul(floats a, floats b) { return _mm512_mul_ps(a, b); }
+  static floats fmadd(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static floats abs(floats a) { return _mm512_abs_ps(a); }
+  // The larger; where `value` is NaN, `so_far`.
+  static floats max(floats value, floats so_far) { return _mm512_max_ps(value, so_far); }
+  static float sum(floats a) { return _mm512_reduce_add_ps(a); }
+  static float maximum(floats a) { return _mm512_reduce_max_ps(a); }
+
+  static floats load(const float *p) { return _mm512_loadu_ps(p); }
+  static floats load_partial(const float *p, int64_t count) { return _mm512_maskz_loadu_ps(first(count), p); }
+  static void store(float *p, floats v) { _mm512_storeu_ps(p, v); }
+  static void store_partial(float *p, floats v, int64_t count) { _mm512_mask_storeu_ps(p, first(count), v); }
+
+  // Elements of a float dtype as float32.
+  template <int dtype>
+  static floats widen(__m256i halves) {
+    if constexpr (dtype == MS_FLOAT16) return _mm512_cvtph_ps(halves);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  }
+  template <int dtype>
+  static floats load_as(const void *base, int64_t index) {
+    if constexpr (dtype == MS_FLOAT32) return load(static_cast<const float *>(base) + index);
+    else return widen<dtype>(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(static_cast<const uint16_t *>(base) + index)));
+  }
+  template <int dtype>
+  static floats load_as_partial(const void *base, int64_t index, int64_t count) {
+    if constexpr (dtype == MS_FLOAT32) return load_partial(static_cast<const float *>(base) + index, count);
+    else return widen<dtype>(_mm256_maskz_loadu_epi16(first(count), static_cast<const uint16_t *>(base) + index));
+  }
+  static floats through_float16(floats v) {
+    return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+
+  // Bit i: lane i is NaN; lane i is not below the threshold (NaN is not).
+  static uint32_t nan_bits(floats v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q); }
+  static uint32_t not_below_bits(floats v, floats threshold) { return _mm512_cmp_ps_mask(v, threshold, _CMP_NLT_UQ); }
+  // v where |v| is below the threshold, else 0.
+  static floats keep_below(floats v, floats threshold) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(abs(v), threshold, _CMP_LT_OQ), v);
+  }
+
+  // rint(v * scale), ties to even; 0 where the product is NaN.
+  static ints round_scaled(floats v, floats scale) {
+    const floats product = _mm512_mul_ps(v, scale);
+    return _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask(product, product, _CMP_ORD_Q), product);
+  }
+  static void store_int8(int8_t *p, ints v) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(v)); }
+  static void store_int8_partial(int8_t *p, ints v, int64_t count) { _mm512_mask_cvtepi32_storeu_epi8(p, first(count), v); }
+
+  static ints zero_ints() { return _mm512_setzero_si512(); }
+  static ints load_ints(const int32_t *p) { return _mm512_loadu_si512(p); }
+  static void store_ints(int32_t *p, ints v) { _mm512_storeu_si512(p, v); }
+  static void store_ints_partial(int32_t *p, ints v, int64_t count) { _mm512_mask_storeu_epi32(p, first(count), v); }
+
+  // sums[i] + the four signed bytes of dword i.
+  static ints add_quads(ints sums, const int8_t *line) {
+    return _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), _mm512_loadu_si512(line));
+  }
+  // One column of a packed int8 block: the signed byte `byte` (0 … 3) of each dword, times 2^-7.
+  static floats byte_lane(const int8_t *line, int byte) {
+    const ints moved = _mm512_sll_epi32(_mm512_loadu_si512(line), _mm_cvtsi32_si128(24 - 8 * byte));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(moved, 24)), _mm512_set1_ps(0x1p-7f));
+  }
+
+  static doubles set1_double(double value) { return _mm512_set1_pd(value); }
+  static doubles mul(doubles a, doubles b) { return _mm512_mul_pd(a, b); }
+  static doubles add(doubles a, doubles b) { return _mm512_add_pd(a, b); }
+  static doubles fmadd(doubles a, doubles b, doubles c) { return _mm512_fmadd_pd(a, b, c); }
+  static doubles low(floats v) { return _mm512_cvtps_pd(_mm512_castps512_ps256(v)); }
+  static doubles high(floats v) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)); }
+  static doubles low(ints v) { return _mm512_cvtepi32_pd(_mm512_castsi512_si256(v)); }
+  static doubles high(ints v) { return _mm512_cvtepi32_pd(_mm512_extracti32x8_epi32(v, 1)); }
+  static floats narrow(doubles low, doubles high) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+  }
+
+  // rows[i] lane j ↔ rows[j] lane i.
+  static void transpose(floats (&rows)[16]) {
+    floats pairs[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+      pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+      pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {  // now 4 × 4 blocks: column j of rows i … i + 3 in each 128-bit quarter
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; j++) {
+        const __m512d a = _mm512_castps_pd(pairs[i + j]), b = _mm512_castps_pd(pairs[i + 2 + j]);
+        rows[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        rows[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {  // the quarters
+      const floats a = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0x88), b = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0x88);
+      const floats c = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0xdd), d = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0xdd);
+      pairs[j] = _mm512_shuffle_f32x4(a, b, 0x88);
+      pairs[8 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
+      pairs[4 + j] = _mm512_shuffle_f32x4(c, d, 0x88);
+      pairs[12 + j] = _mm512_shuffle_f32x4(c, d, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) rows[i] = pairs[i];
+  }
+};
+
+}  // namespace

@@ -1,0 +1,161 @@
+// The int8 products (int8_linear, int8_matmul) of a vector instruction set: activations as panels, weights packed, work cut into tasks.
+// An instruction set gives a Kernel:
+//   max_rows                rows of a tile (with 32 columns) that its registers hold
+//   activation_xor          0x80 where it takes activations as u8 = s8 + 128, else 0
+//   products_per_cycle      int8 multiplications, for cutting work
+//   dot(rows, panel, w0, w1, quads, tile)    tile [rows][32] = the exact dot products with two packed blocks
+//   dot_strided(a, w, K)    of two plain rows
+// A panel holds a group of rows as [K/4][rows][4], K padded to 64; all groups have one height, the last repeats its last row.
+//
+// Loops: blocks of about 96 rows (their panels stay in the second-level cache), in them pairs of packed blocks, in them row groups,
+// so that weights come from memory once per 96 rows (once at all in decode) and from the second-level cache for the other groups.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#include "int8_epilogue.h"
+#include "kernels.h"
+#include "packed_blocks.h"
+#include "tasks.h"
+
+namespace {
+
+constexpr int64_t row_block = 96;
+// Bytes a core reads from memory per cycle, about; decides how work is cut, nothing else.
+constexpr double read_bytes_per_cycle = 10;
+
+struct int8_operands {
+  int64_t rows, K, N;
+  const int8_t *CA;
+  int64_t CA_stride;
+  const int8_t *packed;  // CB
+  uint8_t *panels;       // round_up(rows, 48) * round_up(K, 64)
+};
+
+template <class Call>
+uint8_t *packed_scratch(const Call &call) {
+  return call.scratch + round_up(call.rows, 48) * round_up(call.K, tile_columns) + 4096;
+}
+
+// CB as packed blocks: as it comes, or packed into scratch.
+template <class L, class Call>
+const int8_t *packed_weight(const Call &call) {
+  if (call.packed) return call.CB;
+  int8_t *packed = reinterpret_cast<int8_t *>(packed_scratch(call));
+  pack_matrix<L>(call.CB, call.CB_stride, call.N, call.K, packed);
+  return packed;
+}
+
+template <class Kernel, class Finish>
+class int8_product {
+ public:
+  int8_product(const int8_operands &operands, const Finish &finish) : in_(operands), finish_(finish) {
+    groups_ = ceil_div(in_.rows, Kernel::max_rows);
+    height_ = ceil_div(in_.rows, groups_);
+    groups_ = ceil_div(in_.rows, height_);
+    row_blocks_ = ceil_div(groups_, larger(1, row_block / height_));
+    groups_per_block_ = ceil_div(groups_, row_blocks_);
+  }
+
+  void run() const {
+    for_each_range(groups_, static_cast<double>(height_ * in_.K) * 0.5, [&](int64_t first, int64_t end) {
+      for (int64_t group = first; group < end; group++) fill_panel(group);
+    });
+    const int64_t pairs = ceil_div(in_.N, pair_columns);
+    const double weights = static_cast<double>(pair_columns * in_.K);
+    const double reading = weights / read_bytes_per_cycle;
+    const double computing = weights * static_cast<double>(groups_per_block_ * height_) / Kernel::products_per_cycle;
+    const int64_t per_task = units_per_task(pairs * row_blocks_, reading > computing ? reading : computing);
+    const int64_t chunks = ceil_div(pairs, per_task);
+    for_each_task(row_blocks_ * chunks, [&](int64_t index) {
+      const int64_t first = index % chunks * per_task;
+      multiply(index / chunks, first, smaller(pairs, first + per_task));
+    });
+  }
+
+ private:
+  int64_t panel_bytes() const { return height_ * round_up(in_.K, tile_columns); }
+
+  void fill_panel(int64_t group) const {
+    constexpr uint32_t flip = Kernel::activation_xor * 0x01010101u;
+    uint8_t *panel = in_.panels + group * panel_bytes();
+    const int64_t full = in_.K / 4, quads = round_up(in_.K, tile_columns) / 4;
+    for (int64_t r = 0; r < height_; r++) {
+      const int8_t *row = in_.CA + smaller(group * height_ + r, in_.rows - 1) * in_.CA_stride;
+      uint8_t *to = panel + r * 4;
+      for (int64_t q = 0; q < quads; q++, to += height_ * 4) {
+        uint32_t quad = 0;
+        if (q < full) memcpy(&quad, row + q * 4, 4);
+        else if (q == full) memcpy(&quad, row + q * 4, static_cast<size_t>(in_.K % 4));
+        quad ^= flip;
+        memcpy(to, &quad, 4);
+      }
+    }
+  }
+
+  // Row groups of one row block × pairs first … end - 1.
+  void multiply(int64_t row_block_index, int64_t first, int64_t end) const {
+    const int64_t bytes = block_bytes(in_.K), quads = block_tiles(in_.K) * 16, blocks = ceil_div(in_.N, block_rows);
+    const int64_t group0 = row_block_index * groups_per_block_, group_end = smaller(groups_, group0 + groups_per_block_);
+    alignas(64) int32_t tile[Kernel::max_rows * pair_columns];
+    for (int64_t pair = first; pair < end; pair++) {
+      const int8_t *w0 = in_.packed + pair * 2 * bytes;
+      const int8_t *w1 = pair * 2 + 1 < blocks ? w0 + bytes : w0;
+      const typename Finish::pair columns(finish_, pair * pair_columns);
+      for (int64_t group = group0; group < group_end; group++) {
+        const int64_t row0 = group * height_;
+        Kernel::dot(static_cast<int>(height_), in_.panels + group * panel_bytes(), w0, w1, quads, tile);
+        columns.finish(tile, row0, static_cast<int>(smaller(height_, in_.rows - row0)));
+      }
+    }
+  }
+
+  const int8_operands &in_;
+  const Finish &finish_;
+  int64_t groups_, height_, row_blocks_, groups_per_block_;
+};
+
+// One row over a strided weight: read where it lies. emit(n, accumulator).
+template <class Kernel, class Call, class Emit>
+void one_row_strided(const Call &call, const Emit &emit) {
+  for_each_range(call.N, static_cast<double>(call.K) / read_bytes_per_cycle, [&](int64_t first, int64_t end) {
+    for (int64_t n = first; n < end; n++) emit(n, Kernel::dot_strided(call.CA, call.CB + n * call.CB_stride, call.K));
+  });
+}
+
+inline float dequantize_one(const int8_linear_call &call, int64_t n, int32_t accumulator) {
+  double outliers = 0;
+  for (int32_t i = 1; i <= call.outlier_cols[0]; i++) {
+    const int64_t k = call.outlier_cols[i];
+    if (call.per_row && fabsf(call.x[k]) < call.threshold) continue;
+    outliers += static_cast<double>(call.x[k]) * call.CB[n * call.CB_stride + k];
+  }
+  const double scale = call.SCB[n], bias = call.bias == nullptr ? 0.0 : load_float(call.bias, call.bias_dtype, n);
+  return static_cast<float>(accumulator * static_cast<double>(call.SCA[0]) * scale / (127.0 * 127.0) + outliers * scale / 127.0 + bias);
+}
+
+template <class L, class Kernel>
+void multiply_linear(const int8_linear_call *call) {
+  if (call->rows == 1 && !call->packed) {
+    one_row_strided<Kernel>(*call, [&](int64_t n, int32_t sum) { call->out[n] = dequantize_one(*call, n, sum); });
+    return;
+  }
+  const int8_t *packed = packed_weight<L>(*call);
+  const int8_operands operands{call->rows, call->K, call->N, call->CA, call->CA_stride, packed, call->scratch};
+  const dequantize_and_add<L> finish{*call, packed};
+  int8_product<Kernel, dequantize_and_add<L>>(operands, finish).run();
+}
+
+template <class L, class Kernel>
+void multiply_int8(const int8_matmul_call *call) {
+  if (call->rows == 1 && !call->packed) {
+    one_row_strided<Kernel>(*call, [&](int64_t n, int32_t sum) { call->out[n] = sum; });
+    return;
+  }
+  const int8_t *packed = packed_weight<L>(*call);
+  const int8_operands operands{call->rows, call->K, call->N, call->CA, call->CA_stride, packed, call->scratch};
+  const store_accumulators<L> finish{*call};
+  int8_product<Kernel, store_accumulators<L>>(operands, finish).run();
+}
+
+}  // namespace

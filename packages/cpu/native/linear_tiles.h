@@ -1,0 +1,222 @@
+// linear (float32 activations, float32/float16/bfloat16 weights) over the lanes of one instruction set, two ways:
+//   few rows   dot products of rows of x with rows of the weight, both as they lie; a weight comes from memory once and is widened in
+//              registers. Bound by reading the weights.
+//   many rows  strips of 2 × width weight rows packed as float32 [k][column] into the thread's workspace, tiles of `panel_rows` rows of x
+//              by one strip in registers. Bound by fused multiply-adds.
+// Each output is summed in an order that depends on K and on which way is taken (the number of rows) alone.
+#pragma once
+#include <stdint.h>
+
+#include "kernels.h"
+#include "tasks.h"
+
+namespace {
+
+template <class L>
+typename L::floats load_bias(const linear_call &call, int64_t n, int64_t columns) {
+  if (call.bias == nullptr) return L::zero();
+  if (call.bias_dtype == MS_FLOAT16) return L::template load_as_partial<MS_FLOAT16>(call.bias, n, columns);
+  if (call.bias_dtype == MS_BFLOAT16) return L::template load_as_partial<MS_BFLOAT16>(call.bias, n, columns);
+  return L::template load_as_partial<MS_FLOAT32>(call.bias, n, columns);
+}
+
+// ---- few rows ----
+
+template <class L, int dtype>
+struct row_dots {
+  using floats = typename L::floats;
+  static constexpr int weight_rows = 4;  // streams read at once
+
+  // out[r][c] for R rows of x from t and C rows of the weight from n.
+  template <int R, int C>
+  static void tile(const linear_call &call, int64_t t, int64_t n) {
+    // A single row gets two sums for each output, to cover the latency of the multiply-add.
+    constexpr int chains = R == 1 ? 2 : 1;
+    floats sums[R * chains][C];
+#pragma GCC unroll 8
+    for (int r = 0; r < R * chains; r++) {
+#pragma GCC unroll 8
+      for (int c = 0; c < C; c++) sums[r][c] = L::zero();
+    }
+    const auto step = [&](int chain, const auto &load_x, const auto &load_weight) __attribute__((always_inline)) {
+      floats w[C];
+#pragma GCC unroll 8
+      for (int c = 0; c < C; c++) w[c] = load_weight((n + c) * call.weight_stride);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const floats x = load_x(call.x + (t + r) * call.x_stride);
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) sums[chain * R + r][c] = L::fmadd(x, w[c], sums[chain * R + r][c]);
+      }
+    };
+    int64_t k = 0;
+    for (; k + chains * L::width <= call.K; k += chains * L::width) {
+#pragma GCC unroll 2
+      for (int chain = 0; chain < chains; chain++) {
+        const int64_t at = k + chain * L::width;
+        step(
+            chain, [&](const float *x) { return L::load(x + at); },
+            [&](int64_t row) { return L::template load_as<dtype>(call.weight, row + at); });
+      }
+    }
+    for (; k < call.K; k += L::width) {
+      const int64_t count = smaller(L::width, call.K - k);
+      step(
+          0, [&](const float *x) { return L::load_partial(x + k, count); },
+          [&](int64_t row) { return L::template load_as_partial<dtype>(call.weight, row + k, count); });
+    }
+    for (int r = 0; r < R; r++) {
+      for (int c = 0; c < C; c++) {
+        const floats total = chains == 1 ? sums[r][c] : L::add(sums[r][c], sums[R * (chains - 1) + r][c]);
+        call.out[(t + r) * call.out_stride + n + c] = L::sum(total);
+      }
+    }
+  }
+
+  template <int C>
+  static void all_rows(const linear_call &call, int64_t n) {
+    constexpr int R = L::width == 16 ? 4 : 2;
+    int64_t t = 0;
+    if (call.rows > 1) {
+      for (; t + R <= call.rows; t += R) tile<R, C>(call, t, n);
+    }
+    for (; t < call.rows; t++) tile<1, C>(call, t, n);
+  }
+
+  static void add_bias(const linear_call &call, int64_t first, int64_t end) {
+    if (call.bias == nullptr) return;
+    for (int64_t n = first; n < end; n += L::width) {
+      const int64_t columns = smaller(L::width, end - n);
+      const floats bias = load_bias<L>(call, n, columns);
+      for (int64_t t = 0; t < call.rows; t++) {
+        float *out = call.out + t * call.out_stride + n;
+        L::store_partial(out, L::add(L::load_partial(out, columns), bias), columns);
+      }
+    }
+  }
+
+  static void run(const linear_call &call) {
+    const int64_t element = dtype == MS_FLOAT32 ? 4 : 2;
+    const double reading = static_cast<double>(call.K * element * weight_rows) / 10;
+    const double computing = static_cast<double>(call.rows * call.K * weight_rows) / L::width;
+    for_each_range(ceil_div(call.N, weight_rows), reading > computing ? reading : computing, [&](int64_t first, int64_t end) {
+      int64_t n = first * weight_rows;
+      const int64_t n_end = smaller(call.N, end * weight_rows);
+      for (; n + weight_rows <= n_end; n += weight_rows) all_rows<weight_rows>(call, n);
+      for (; n < n_end; n++) all_rows<1>(call, n);
+      add_bias(call, first * weight_rows, n_end);
+    });
+  }
+};
+
+// ---- many rows ----
+
+template <class L, int dtype>
+struct strip_product {
+  using floats = typename L::floats;
+  static constexpr int panel_rows = L::width == 16 ? 12 : 6;
+  static constexpr int strip_columns = 2 * L::width;
+  static constexpr int64_t depth = 256;        // k per strip: 32 KiB, in the first-level cache
+  static constexpr int64_t rows_at_once = 480;  // of x, `depth` wide, in the second-level cache
+
+  // `count` weights of row n from k on, zero where they are absent.
+  static floats weights(const linear_call &call, int64_t n, int64_t k, int64_t count) {
+    if (n >= call.N || count <= 0) return L::zero();
+    const int64_t index = n * call.weight_stride + k;
+    return count >= L::width ? L::template load_as<dtype>(call.weight, index) : L::template load_as_partial<dtype>(call.weight, index, count);
+  }
+
+  // strip[k - k0][column] = weight[n0 + column][k], for k0 … k0 + count - 1.
+  static void pack(const linear_call &call, int64_t n0, int64_t k0, int64_t count, float *strip) {
+    for (int half = 0; half < 2; half++) {
+      for (int64_t k = 0; k < count; k += L::width) {
+        floats rows[L::width];
+#pragma GCC unroll 16
+        for (int r = 0; r < L::width; r++) rows[r] = weights(call, n0 + half * L::width + r, k0 + k, count - k);
+        L::transpose(rows);
+        const int64_t present = smaller(L::width, count - k);
+        for (int r = 0; r < present; r++) L::store(strip + (k + r) * strip_columns + half * L::width, rows[r]);
+      }
+    }
+  }
+
+  // sums [rows][32 or 16] of rows of x from (t, k0) on with the strip, added to out (or stored, `start`).
+  template <int rows>
+  static void tile(const linear_call &call, int64_t t, int64_t n0, int64_t k0, int64_t count, const float *strip, bool start) {
+    floats sums[rows][2];
+    const float *x = call.x + t * call.x_stride + k0;
+    const int64_t stride = call.x_stride;
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = L::zero();
+    for (int64_t k = 0; k < count; k++, strip += strip_columns) {
+      const floats b0 = L::load(strip), b1 = L::load(strip + L::width);
+#pragma GCC unroll 12
+      for (int r = 0; r < rows; r++) {
+        const floats a = L::set1(x[r * stride + k]);
+        sums[r][0] = L::fmadd(a, b0, sums[r][0]);
+        sums[r][1] = L::fmadd(a, b1, sums[r][1]);
+      }
+    }
+    for (int half = 0; half < 2; half++) {
+      const int64_t n = n0 + half * L::width, columns = smaller(L::width, call.N - n);
+      if (columns <= 0) break;
+      const floats bias = start ? load_bias<L>(call, n, columns) : L::zero();
+#pragma GCC unroll 12
+      for (int r = 0; r < rows; r++) {
+        float *out = call.out + (t + r) * call.out_stride + n;
+        const floats before = start ? bias : L::load_partial(out, columns);
+        L::store_partial(out, L::add(before, sums[r][half]), columns);
+      }
+    }
+  }
+
+  template <int R = panel_rows>
+  static void tile_of(int rows, const linear_call &call, int64_t t, int64_t n0, int64_t k0, int64_t count, const float *strip) {
+    if (rows == R) return tile<R>(call, t, n0, k0, count, strip, k0 == 0);
+    if constexpr (R > 1) tile_of<R - 1>(rows, call, t, n0, k0, count, strip);
+  }
+
+  // Rows t0 … t_end - 1 × strips first … end - 1.
+  static void multiply(const linear_call &call, int64_t t0, int64_t t_end, int64_t first, int64_t end) {
+    float *strip = static_cast<float *>(thread_workspace());
+    for (int64_t k0 = 0; k0 < call.K; k0 += depth) {
+      const int64_t count = smaller(depth, call.K - k0);
+      for (int64_t s = first; s < end; s++) {
+        const int64_t n0 = s * strip_columns;
+        pack(call, n0, k0, count, strip);
+        for (int64_t t = t0; t < t_end; t += panel_rows) {
+          tile_of(static_cast<int>(smaller(panel_rows, t_end - t)), call, t, n0, k0, count, strip);
+        }
+      }
+    }
+  }
+
+  static void run(const linear_call &call) {
+    const int64_t strips = ceil_div(call.N, strip_columns), row_blocks = ceil_div(call.rows, rows_at_once);
+    const int64_t rows = round_up(ceil_div(call.rows, row_blocks), panel_rows);
+    const double cycles = static_cast<double>(rows * call.K);  // of one strip: 2 × width multiply-adds a cycle
+    const int64_t per_task = units_per_task(strips * row_blocks, cycles), chunks = ceil_div(strips, per_task);
+    for_each_task(row_blocks * chunks, [&](int64_t index) {
+      const int64_t t = index / chunks * rows, first = index % chunks * per_task;
+      multiply(call, t, smaller(call.rows, t + rows), first, smaller(strips, first + per_task));
+    });
+  }
+};
+
+// From this many rows on packing a strip costs less than it saves.
+constexpr int64_t strip_rows_min = 24;
+
+template <class L, int dtype>
+void linear_of(const linear_call &call) {
+  if (call.rows < strip_rows_min) row_dots<L, dtype>::run(call);
+  else strip_product<L, dtype>::run(call);
+}
+
+template <class L>
+void linear_by_lanes(const linear_call *call) {
+  if (call->weight_dtype == MS_FLOAT16) linear_of<L, MS_FLOAT16>(*call);
+  else if (call->weight_dtype == MS_BFLOAT16) linear_of<L, MS_BFLOAT16>(*call);
+  else linear_of<L, MS_FLOAT32>(*call);
+}
+
+}  // namespace

@@ -1,0 +1,138 @@
+/**
+ * The keys of metashard.yaml: one zod schema from which come the types, the checks, the messages, the JSON Schema for editors and the help of
+ * flags and environment variables. A custom message is always the "expected …" half of a sentence (`config-problem.ts` adds the rest).
+ * Values stay as written (snake_case, sizes in words); `run-options.ts` turns them into options of loadModel and generate.
+ */
+import { z } from 'zod';
+import { STRATEGIES } from '../plan.js';
+
+const SIZE = 'a size such as 70GiB';
+const DEVICE = 'a device such as cuda:0, cpu or disk';
+const DEVICE_PATTERN = /^(?:(?:cpu|cuda)(?::\d{1,4})?|disk|\d{1,4})$/;
+const SIZE_PATTERN = /^\s*\d+(?:\.\d+)?\s*[kKmMgGtT]?[iI]?[bB]\s*$/;
+
+const text = (error: string) => z.string({ error });
+const flag = () => z.boolean({ error: 'true or false' });
+const whole = (least: number, error = `a whole number of at least ${least}`) => z.int({ error }).min(least, { error });
+const word = <const Words extends readonly string[]>(words: Words) =>
+  z.enum(words, { error: `one of ${words.join(', ')}` });
+/** A key whose other values come later: the message says which value works now. */
+const only = <const Value extends string | boolean>(value: Value, later: string) =>
+  z.literal(value, { error: `${value} (${later} is not in this version)` });
+
+const size = z.union([z.number().min(0), z.string().regex(SIZE_PATTERN)], { error: SIZE });
+const device = z.union([z.int().min(0).max(9999), z.string().regex(DEVICE_PATTERN)], { error: DEVICE });
+const placement = z.union([device, z.strictObject({ device, execute_on: device.exactOptional() }, { error: DEVICE })], {
+  error: `${DEVICE}, or a map with device and execute_on`,
+});
+const prefixMap = z.record(z.string(), placement).refine((map) => Object.keys(map).length > 0, {
+  error: 'at least one module prefix',
+});
+const deviceMap = z.union([z.enum(STRATEGIES), prefixMap], {
+  error: `one of ${STRATEGIES.join(', ')}, or a map from module prefixes to devices`,
+});
+const someText = z.string({ error: 'a text' }).min(1, { error: 'a text that is not empty' });
+const stop = z.union([someText, z.array(someText)], { error: 'a text or a list of texts' });
+
+const generation = z.strictObject(
+  {
+    max_new_tokens: whole(1).exactOptional().describe('most tokens to generate; default: what the context leaves'),
+    do_sample: flag().exactOptional().describe('sample instead of taking the most likely token; default false'),
+    temperature: z
+      .number({ error: 'a number above 0 (greedy is do_sample: false)' })
+      .positive({ error: 'a number above 0 (greedy is do_sample: false)' })
+      .exactOptional()
+      .describe('divides the logits before sampling; default 1'),
+    top_k: whole(0).exactOptional().describe('sample among the k most likely tokens; 0: all'),
+    top_p: z
+      .number({ error: 'a number above 0 and at most 1' })
+      .positive({ error: 'a number above 0 and at most 1' })
+      .max(1, { error: 'a number above 0 and at most 1' })
+      .exactOptional()
+      .describe('sample among the most likely tokens that together have this probability'),
+    repetition_penalty: z
+      .number({ error: 'a number above 0' })
+      .positive({ error: 'a number above 0' })
+      .exactOptional()
+      .describe('above 1 makes tokens that occurred less likely; default 1'),
+    seed: whole(0).exactOptional().describe('of the sampler; the same seed gives the same text'),
+    stop: stop.exactOptional().describe('end before this text'),
+    ignore_eos: flag().exactOptional().describe('go on after end-of-text tokens; default false'),
+  },
+  { error: 'a map of generation settings' },
+);
+
+export const runConfigSchema = z.strictObject(
+  {
+    model: text('a model folder or a cached model id')
+      .min(1, { error: 'a model folder or a cached model id' })
+      .describe('model folder, relative to this file, or the id of a model in the Hugging Face cache'),
+    revision: text('a branch, tag or commit')
+      .min(1, { error: 'a branch, tag or commit' })
+      .exactOptional()
+      .describe('of a cached model; default main'),
+    devices: z
+      .array(device, { error: 'a list of devices' })
+      .min(1, { error: 'at least one device' })
+      .exactOptional()
+      .describe('devices to use, in order; default: every CUDA device, then cpu'),
+    device_map: deviceMap
+      .exactOptional()
+      .describe(`where modules go: ${STRATEGIES.join(', ')}, or module prefix → device; default auto`),
+    max_memory: z
+      .record(z.string().regex(DEVICE_PATTERN, { error: DEVICE }), size, { error: 'a map from devices to sizes' })
+      .exactOptional()
+      .describe('most memory to use on a device; default 0.9 of what is available'),
+    dtype: word(['auto', 'float32', 'float16', 'bfloat16'])
+      .exactOptional()
+      .describe('how float weights are stored; default auto: as in the checkpoint'),
+    compute_dtype: only('float32', 'another one').exactOptional().describe('dtype of float computation'),
+    load_in_8bit: flag().exactOptional().describe('quantize linear layers to 8 bits while loading (LLM.int8())'),
+    llm_int8_threshold: z
+      .number({ error: 'a number of at least 0' })
+      .min(0, { error: 'a number of at least 0' })
+      .exactOptional()
+      .describe('activations from this magnitude on are outliers, computed in float; default 6.0; 0: none'),
+    llm_int8_skip_modules: z
+      .array(z.string().min(1, { error: 'a module name' }), { error: 'a list of module names' })
+      .exactOptional()
+      .describe('modules to leave in float, besides the output head'),
+    int8_activations: only('int8', 'float').exactOptional().describe('activations of int8 linear layers'),
+    outliers: word(['per-batch', 'per-row'])
+      .exactOptional()
+      .describe('outlier columns over all rows of a step, or row by row; default per-batch'),
+    llm_int8_head: only(false, 'an int8 head').exactOptional().describe('quantize the output head, too'),
+    attention: only('float32', 'bfloat16').exactOptional().describe('dtype of attention on the CPU'),
+    kv_cache_dtype: only('float32', 'bfloat16 or int8').exactOptional().describe('dtype of the key-value cache'),
+    max_seq_len: whole(1)
+      .exactOptional()
+      .describe("prompt and new tokens of a sequence; default min(the model's, 2048)"),
+    max_batch_size: whole(1).exactOptional().describe('sequences at once; default 1'),
+    threads: whole(1).exactOptional().describe('threads of the CPU backend; default: all processors'),
+    reserve: size.exactOptional().describe('memory to leave free on every device; default 0'),
+    offload_folder: text('a folder')
+      .min(1, { error: 'a folder' })
+      .exactOptional()
+      .describe('folder for weights offloaded to disk'),
+    prompt: text('a text').exactOptional().describe('what metashard run continues when no prompt is given'),
+    generation: generation.exactOptional().describe('how text is generated'),
+  },
+  { error: 'a map of keys, model among them' },
+);
+
+/** A validated configuration: the keys of metashard.yaml. */
+export type RunConfig = z.output<typeof runConfigSchema>;
+export type GenerationConfig = z.output<typeof generation>;
+
+/** Every key path in the order of the schema: `['max_seq_len']`, `['generation', 'seed']`. */
+export function configKeys(path: readonly PropertyKey[] = []): string[] {
+  if (path.length === 0) return Object.keys(runConfigSchema.shape);
+  return path.length === 1 && path[0] === 'generation' ? Object.keys(generation.shape) : [];
+}
+
+/** The describe() text of a key, or undefined. */
+export function describeKey(path: readonly string[]): string | undefined {
+  const [first, second] = path as [keyof typeof runConfigSchema.shape, keyof typeof generation.shape | undefined];
+  if (first === 'generation' && second !== undefined) return generation.shape[second]?.description;
+  return runConfigSchema.shape[first]?.description;
+}

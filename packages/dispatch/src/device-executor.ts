@@ -1,0 +1,172 @@
+/**
+ * One device as its worker thread holds it: the memory the plan promised, its weights, its segments as native programs. Opens, loads and runs single steps;
+ * the loop that waits for steps is `serve.ts`.
+ */
+import {
+  type BufferId,
+  DeviceContext,
+  DTYPES,
+  guardNative,
+  MEMORY_KINDS,
+  type MemoryKind,
+  native,
+  type ProgramId,
+  type ProgramTensor,
+  parseDevice,
+  resolveDims,
+  specBytes,
+  type TensorId,
+} from '@metashard/core';
+import { encodeProgram } from './encode-program.js';
+import type { ExecutorSetup, Inbox, OpenedExecutor } from './executor-protocol.js';
+import { STEPS_IN_FLIGHT, tensorBytes } from './memory-plan.js';
+import { Sampler } from './sampler.js';
+import { type Segment, storageOf } from './segments.js';
+import { type StepInput, type StepView, stepInputs } from './step.js';
+
+interface OpenSegment {
+  readonly segment: Segment;
+  readonly program: ProgramId;
+  /** [buffer, offset] per received tensor, refilled for each step's slot. */
+  readonly bindings: Float64Array;
+  readonly inbox: Inbox['tensors'];
+  /** Step inputs this segment reads. */
+  readonly inputs: readonly StepInput[];
+  /** First op whose size depends on the rows wanted. */
+  readonly tail: number;
+}
+
+export class DeviceExecutor {
+  readonly context: DeviceContext;
+  readonly segments = new Map<number, OpenSegment>();
+  readonly inputs: readonly StepInput[];
+  readonly sampler: Sampler | null;
+  readonly scratch: BufferId;
+  readonly #arena: BufferId;
+  /** Weights, caches, constants and step inputs. */
+  readonly #buffers = new Map<TensorId, BufferId>();
+  /** Other devices' inboxes: `segment:tensor`. */
+  readonly #outgoing = new Map<string, { buffer: BufferId; slotBytes: number }>();
+
+  constructor(readonly setup: ExecutorSetup) {
+    this.context = new DeviceContext(parseDevice(setup.device), setup.budgetBytes);
+    this.inputs = stepInputs(setup.program);
+    for (const id of setup.weights) this.#allocate(id, 'weights');
+    for (const id of setup.constants) this.#writeConstant(id);
+    for (const id of setup.caches) native().zero(this.#allocate(id, 'kv_cache'), 0, this.#bytes(id));
+    for (const id of setup.inputs) this.#allocate(id, 'activations');
+    this.#arena = this.context.alloc(Math.max(setup.arenaBytes, 1), MEMORY_KINDS.indexOf('activations'));
+    this.sampler = setup.sampler === null ? null : new Sampler(this.context, setup.sampler);
+    this.scratch = setup.scratchBytes === 0 ? 0 : this.context.alloc(setup.scratchBytes, MEMORY_KINDS.indexOf('scratch'));
+    for (const segment of setup.segments) this.segments.set(segment.index, this.#openSegment(segment));
+  }
+
+  get opened(): OpenedExecutor {
+    const inboxes = [...this.segments.values()].map(({ segment, inbox }) => ({ segment: segment.index, tensors: inbox }));
+    return { threadId: native().threadId(), inboxes };
+  }
+
+  /** Tells where the segments that this device feeds receive. */
+  connect(inboxes: readonly Inbox[]): void {
+    for (const { segment, tensors } of inboxes) {
+      for (const { tensor, buffer, slotBytes } of tensors) this.#outgoing.set(`${segment}:${tensor}`, { buffer, slotBytes });
+    }
+  }
+
+  buffer(tensor: TensorId): BufferId {
+    return this.#buffers.get(tensor) as BufferId;
+  }
+
+  /** Byte offset of an activation of a segment in the arena. */
+  arenaPlace(segment: number, tensor: TensorId): { buffer: BufferId; byteOffset: number } {
+    return { buffer: this.#arena, byteOffset: this.setup.arenas.get(segment)?.get(tensor) as number };
+  }
+
+  /** Writes the step's inputs and points the inbox bindings at its slot. */
+  begin(open: OpenSegment, step: StepView): void {
+    const addon = native();
+    for (const { tensor, spec } of open.inputs) {
+      // The rows wanted are written chunk by chunk: see serve.ts.
+      if (spec.dims[0] === 'outputs') continue;
+      const value = step.value(tensor);
+      if (value.length > 0) addon.write(this.buffer(tensor), 0, value);
+    }
+    const slot = step.index % STEPS_IN_FLIGHT;
+    for (const [i, { buffer, slotBytes }] of open.inbox.entries()) {
+      open.bindings[i * 2] = buffer;
+      open.bindings[i * 2 + 1] = slot * slotBytes;
+    }
+  }
+
+  run(open: OpenSegment, dims: Int32Array, first: number, end: number): void {
+    if (first >= end) return;
+    guardNative(this.setup.device, 'run', () => native().runProgram(open.program, dims, open.bindings, first, end));
+  }
+
+  /** Hands this segment's results to the inboxes of later ones. */
+  send(open: OpenSegment, step: StepView): void {
+    const slot = step.index % STEPS_IN_FLIGHT;
+    for (const { tensor, to } of open.segment.sends) {
+      const target = this.#outgoing.get(`${to}:${tensor}`) as { buffer: BufferId; slotBytes: number };
+      const from = this.arenaPlace(open.segment.index, tensor);
+      const spec = this.setup.program.tensors[tensor] as ProgramTensor;
+      const bytes = specBytes({ ...spec, dims: resolveDims(spec.dims, step.dims) });
+      if (bytes > 0) native().copy(target.buffer, slot * target.slotBytes, from.buffer, from.byteOffset, bytes);
+    }
+  }
+
+  close(): void {
+    this.context.close();
+  }
+
+  #bytes(id: TensorId): number {
+    return tensorBytes(this.setup.program.tensors[id] as ProgramTensor, this.setup.dims);
+  }
+
+  #allocate(id: TensorId, kind: MemoryKind): BufferId {
+    const buffer = this.context.alloc(this.#bytes(id), MEMORY_KINDS.indexOf(kind));
+    this.#buffers.set(id, buffer);
+    return buffer;
+  }
+
+  #writeConstant(id: TensorId): void {
+    const { data = [], dtype } = this.setup.program.tensors[id] as ProgramTensor;
+    native().write(this.#allocate(id, 'weights'), 0, dtype === 'float32' ? Float32Array.from(data) : Int32Array.from(data));
+  }
+
+  #openSegment(segment: Segment): OpenSegment {
+    const { program, dims } = this.setup;
+    const inbox = segment.receives.map((tensor) => {
+      const slotBytes = this.#bytes(tensor);
+      return { tensor, slotBytes, buffer: this.context.alloc(STEPS_IN_FLIGHT * slotBytes, MEMORY_KINDS.indexOf('activations')) };
+    });
+    const code = encodeProgram(program, segment, this.scratch, (id) => {
+      const binding = segment.receives.indexOf(id);
+      if (binding >= 0) return { binding };
+      const buffer = this.#buffers.get(id);
+      return buffer === undefined ? this.arenaPlace(segment.index, id) : { buffer, byteOffset: 0 };
+    });
+    const used = new Set(segment.ops.flatMap((op) => op.inputs.filter((id) => id >= 0).map((id) => storageOf(program, id))));
+    const tail = segment.ops.findIndex((op) => op.outputs.some((id) => program.tensors[id]?.dims[0] === 'outputs'));
+    return {
+      segment,
+      program: guardNative(this.setup.device, 'program', () => native().createProgram(this.context.id, code)),
+      bindings: new Float64Array(inbox.length * 2),
+      inbox,
+      inputs: this.inputs.filter(({ tensor }) => used.has(tensor)),
+      tail: tail < 0 ? segment.ops.length : tail,
+    };
+  }
+}
+
+export type { OpenSegment };
+
+/** Elements of a row of a program tensor `[rows, …]`. */
+export function rowElements(tensor: ProgramTensor): number {
+  return tensor.dims.slice(1).reduce<number>((product, dim) => product * (dim as number), 1);
+}
+
+/** Bytes per element, for reading results. */
+export function elementBytes(tensor: ProgramTensor): number {
+  return DTYPES[tensor.dtype].bytes;
+}

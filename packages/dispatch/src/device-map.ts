@@ -1,0 +1,92 @@
+/** Explicit device maps: module prefix → device, longest prefix wins. Checks a map against a recorded model and gives every op its device. */
+import { type DeviceName, DeviceMapError, nearestWord, parseDevice, type Program } from '@metashard/core';
+import type { DeviceMap } from './plan.js';
+import { rematerializedOps, storageOf } from './segments.js';
+
+/** Canonical names; `disk` and `execute_on` are refused: nothing streams yet. Throws DeviceMapError. */
+export function canonicalDeviceMap(map: DeviceMap): Record<string, DeviceName> {
+  const canonical: Record<string, DeviceName> = {};
+  for (const [prefix, value] of Object.entries(map)) {
+    const plain = typeof value === 'object' ? value.device : value;
+    const device = parseDevice(plain);
+    const executeOn = typeof value === 'object' && value.execute_on !== undefined ? parseDevice(value.execute_on) : device;
+    if (device.type === 'meta') {
+      throw new DeviceMapError(`device_map.${prefix}: expected a device that computes, got meta`);
+    }
+    if (device.type === 'disk' || executeOn.name !== device.name) {
+      throw new DeviceMapError(`device_map.${prefix}: weights on ${device.name} computed on ${executeOn.name}: expected a device that computes what it holds`, {
+        code: 'offload_unsupported',
+        hint: 'this version does not stream weights; map the module to cpu or cuda',
+      });
+    }
+    canonical[prefix] = device.name;
+  }
+  return canonical;
+}
+
+/** The longest key that is the path itself or a prefix of whole components; undefined where none covers it. */
+export function longestPrefix(map: Readonly<Record<string, DeviceName>>, path: string): string | undefined {
+  for (let end = path.length; ; end = path.lastIndexOf('.', end - 1)) {
+    if (end <= 0) return Object.hasOwn(map, '') ? '' : undefined;
+    const prefix = path.slice(0, end);
+    if (Object.hasOwn(map, prefix)) return prefix;
+  }
+}
+
+/**
+ * Where each op of the Program runs. Ops without weights that no key covers (residuals of containers) stay with the op before them; `select_rows` goes
+ * with what comes after it. A module left out whose weights are all tied to covered ones (an output head) goes where those are.
+ * Throws DeviceMapError for keys that name no module and for parameters no key covers.
+ */
+export function deviceOfOps(program: Program, map: Readonly<Record<string, DeviceName>>, modulePaths: ReadonlySet<string>): DeviceName[] {
+  checkKeys(map, modulePaths);
+  const free = rematerializedOps(program);
+  const devices: (DeviceName | undefined)[] = [];
+  const uncovered = new Set<string>();
+  for (const op of program.ops) {
+    const weights = op.inputs
+      .filter((id) => id >= 0)
+      .map((id) => program.tensors[storageOf(program, id)])
+      .filter((tensor) => tensor?.kind === 'weight');
+    let key = longestPrefix(map, op.module);
+    if (key === undefined && weights.length > 0) {
+      const keys = weights.map((tensor) => longestPrefix(map, tensor?.name ?? ''));
+      for (const [i, found] of keys.entries()) if (found === undefined) uncovered.add(weights[i]?.name ?? '');
+      key = keys.find((found) => found !== undefined);
+    }
+    devices.push(key === undefined ? undefined : map[key]);
+  }
+  if (uncovered.size > 0) {
+    const names = [...uncovered];
+    throw new DeviceMapError(
+      `device_map: expected a device for every parameter, got none for ${names.slice(0, 4).join(', ')}${names.length > 4 ? ` and ${names.length - 4} more` : ''}`,
+      { hint: 'add their modules, or "" for everything left', details: { uncovered: names } },
+    );
+  }
+  return fillGaps(program, devices, free);
+}
+
+function fillGaps(program: Program, devices: (DeviceName | undefined)[], free: ReadonlySet<number>): DeviceName[] {
+  let previous: DeviceName | undefined;
+  for (const [i, device] of devices.entries()) {
+    if (device === undefined && !free.has(i) && program.ops[i]?.op !== 'select_rows') devices[i] = previous;
+    previous = devices[i] ?? previous;
+  }
+  let next: DeviceName | undefined;
+  for (let i = devices.length - 1; i >= 0; i--) {
+    devices[i] ??= next;
+    next = devices[i];
+  }
+  return devices.map((device) => device ?? (previous as DeviceName));
+}
+
+function checkKeys(map: Readonly<Record<string, DeviceName>>, modulePaths: ReadonlySet<string>): void {
+  for (const key of Object.keys(map)) {
+    if (key === '' || modulePaths.has(key)) continue;
+    const near = nearestWord(key, modulePaths);
+    throw new DeviceMapError(`device_map: expected a module of the model, got "${key}"`, {
+      hint: near === undefined ? 'see metashard plan for the names' : `did you mean "${near}"?`,
+      details: { key },
+    });
+  }
+}

@@ -1,0 +1,126 @@
+/** What the main thread and a device's worker say to each other. Plain data; buffers are native ids, valid in every thread of the process. */
+import type { BufferId, DeviceName, DimValues, DType, PlainError, Program, TensorId } from '@metashard/core';
+import type { MessagePort } from 'node:worker_threads';
+import type { Segment } from './segments.js';
+
+/** Bytes of one tensor in a checkpoint file. */
+export interface FileSource {
+  file: string;
+  offset: number;
+  dtype: DType;
+  shape: readonly number[];
+}
+
+/** How one weight of the Program comes to be. Tensor ids are the Program's. */
+export type LoadInstruction =
+  | { kind: 'convert'; tensor: TensorId; source: FileSource }
+  | { kind: 'quantize'; CB: TensorId; SCB: TensorId; source: FileSource }
+  | { kind: 'int8'; CB: TensorId; SCB: TensorId; source: FileSource; scales: FileSource }
+  | { kind: 'dequantize'; tensor: TensorId; source: FileSource; scales: FileSource }
+  /** From a tensor in memory, of the same dtype; int8 is packed. */
+  | { kind: 'memory'; tensor: TensorId; buffer: BufferId; byteOffset: number };
+
+export interface SamplerSizes {
+  sequences: number;
+  maxSeqLen: number;
+  vocabSize: number;
+}
+
+export interface ExecutorSetup {
+  /** Index of this worker: its bell. */
+  worker: number;
+  device: DeviceName;
+  budgetBytes: number;
+  program: Program;
+  /** This device's segments. */
+  segments: readonly Segment[];
+  segmentCount: number;
+  /** Worker of each segment. */
+  workerOfSegment: readonly number[];
+  /** The largest step. */
+  dims: DimValues;
+  arenaBytes: number;
+  scratchBytes: number;
+  /** Storage tensors to allocate. */
+  weights: readonly TensorId[];
+  caches: readonly TensorId[];
+  constants: readonly TensorId[];
+  inputs: readonly TensorId[];
+  /** Per own segment index: activation → byte offset in the arena. */
+  arenas: ReadonlyMap<number, ReadonlyMap<TensorId, number>>;
+  /** Rings into every segment, and the one that carries chosen tokens back to the first. */
+  rings: readonly SharedArrayBuffer[];
+  tokenRing: SharedArrayBuffer;
+  control: SharedArrayBuffer;
+  controlRows: number;
+  slotWords: number;
+  tokenWords: number;
+  /** null: no tokens are chosen here. */
+  sampler: SamplerSizes | null;
+  port: MessagePort;
+}
+
+/** Where a segment's inbox lies: tensor → buffer with STEPS_IN_FLIGHT slots of `slotBytes`. */
+export interface Inbox {
+  segment: number;
+  tensors: { tensor: TensorId; buffer: BufferId; slotBytes: number }[];
+}
+
+export interface OpenedExecutor {
+  threadId: number;
+  inboxes: Inbox[];
+}
+
+export interface SamplingSpec {
+  temperature: number;
+  topK: number;
+  topP: number;
+  repetitionPenalty: number;
+  doSample: boolean;
+  seed: number;
+  /** Ids before the first chosen one, per row; only read with a repetition penalty. */
+  prompts: readonly Int32Array[];
+}
+
+export interface GenerationRow {
+  /** Ids to compute now. */
+  ids: Int32Array;
+  /** Tokens already in the cache (a chat's earlier turns). */
+  cached: number;
+  /** Cache blocks, enough for everything this row may become. */
+  blocks: Int32Array;
+  maxNewTokens: number;
+}
+
+export interface GenerationSpec {
+  rows: readonly GenerationRow[];
+  /** End-of-text ids; empty: none. */
+  endIds: readonly number[];
+  blocksPerSequence: number;
+  outputLogits: boolean;
+}
+
+export interface ServeRequest {
+  /** For the worker of the first segment: it schedules. Absent: the steps come from the main thread. */
+  generation?: GenerationSpec;
+  /** For the worker of the last segment. */
+  sampling?: SamplingSpec;
+}
+
+export interface ExecutorStats {
+  device: DeviceName;
+  threadId: number;
+  budgetBytes: number;
+  currentBytes: number;
+  peakBytes: number;
+  /** By MEMORY_KINDS. */
+  peak: number[];
+}
+
+/** From a worker to the main thread. */
+export type ExecutorMessage =
+  | { type: 'progress'; tensor: string; bytes: number }
+  | { type: 'tokens'; step: number; rows: Int32Array; ids: Int32Array; logits?: Float32Array }
+  /** Rows first … of an output of the current step. */
+  | { type: 'output'; name: string; first: number; rows: number; columns: number; data: Float32Array }
+  | { type: 'error'; error: PlainError };

@@ -1,0 +1,192 @@
+/**
+ * Where every byte of a device goes: weights, KV cache, the activation arena (offsets by liveness at the largest step), scratch, inboxes for tensors that
+ * arrive from other devices, and step inputs. The executor allocates exactly this, so the plan and the run cannot drift apart.
+ */
+import {
+  DTYPES,
+  type DeviceName,
+  type DimValues,
+  opSignature,
+  type Program,
+  type ProgramOp,
+  type ProgramTensor,
+  resolveDims,
+  roundUp,
+  specBytes,
+  type TensorId,
+  type TensorSpec,
+} from '@metashard/core';
+import { type Segment, storageOf } from './segments.js';
+
+/** Every tensor starts on a cache line; what the CPU backend aligns to. */
+export const ALIGNMENT = 64;
+
+/** Steps that may be under way at once between the first and the last segment: how many slots an inbox has. */
+export const STEPS_IN_FLIGHT = 2;
+
+/** Bytes of a tensor of the Program at the given sizes, rounded up to the alignment. */
+export function tensorBytes(tensor: ProgramTensor, dims: DimValues): number {
+  return roundUp(Math.max(specBytes({ ...tensor, dims: resolveDims(tensor.dims, dims) }), 1), ALIGNMENT);
+}
+
+export interface Arena {
+  bytes: number;
+  /** Byte offset of each storage tensor. */
+  offsets: Map<TensorId, number>;
+}
+
+/** Gives every activation of the ops an offset so that tensors alive at once never overlap: best fit over a list of gaps, in order of execution. */
+export function planArena(program: Program, ops: readonly ProgramOp[], keep: ReadonlySet<TensorId>, dims: DimValues): Arena {
+  const lastUse = new Map<TensorId, number>();
+  for (const [index, op] of ops.entries()) {
+    for (const id of op.outputs) lastUse.set(id, keep.has(id) ? ops.length : index);
+    for (const id of op.inputs) {
+      if (id < 0) continue;
+      const storage = storageOf(program, id);
+      if (lastUse.has(storage) && !keep.has(storage)) lastUse.set(storage, index);
+    }
+  }
+  const space = new GapList();
+  const offsets = new Map<TensorId, number>();
+  const dying = ops.map((): TensorId[] => []);
+  for (const [id, index] of lastUse) dying[index]?.push(id);
+  for (const [index, op] of ops.entries()) {
+    for (const id of op.outputs) offsets.set(id, space.take(tensorBytes(program.tensors[id] as ProgramTensor, dims)));
+    for (const id of dying[index] as TensorId[]) {
+      space.give(offsets.get(id) as number, tensorBytes(program.tensors[id] as ProgramTensor, dims));
+    }
+  }
+  return { bytes: space.high, offsets };
+}
+
+/** Free gaps below a high-water mark. */
+class GapList {
+  high = 0;
+  #gaps: { offset: number; bytes: number }[] = [];
+
+  take(bytes: number): number {
+    let best = -1;
+    for (const [i, gap] of this.#gaps.entries()) {
+      if (gap.bytes >= bytes && (best < 0 || gap.bytes < (this.#gaps[best]?.bytes as number))) best = i;
+    }
+    const gap = this.#gaps[best];
+    if (gap !== undefined) {
+      const { offset } = gap;
+      gap.offset += bytes;
+      gap.bytes -= bytes;
+      if (gap.bytes === 0) this.#gaps.splice(best, 1);
+      return offset;
+    }
+    // No gap fits: grow, from the last gap's start where it touches the end.
+    const last = this.#gaps.at(-1);
+    const offset = last !== undefined && last.offset + last.bytes === this.high ? last.offset : this.high;
+    if (offset !== this.high) this.#gaps.pop();
+    this.high = offset + bytes;
+    return offset;
+  }
+
+  give(offset: number, bytes: number): void {
+    let at = this.#gaps.findIndex((gap) => gap.offset > offset);
+    if (at < 0) at = this.#gaps.length;
+    this.#gaps.splice(at, 0, { offset, bytes });
+    const [previous, here, next] = [this.#gaps[at - 1], this.#gaps[at], this.#gaps[at + 1]];
+    if (here !== undefined && next !== undefined && here.offset + here.bytes === next.offset) {
+      here.bytes += next.bytes;
+      this.#gaps.splice(at + 1, 1);
+    }
+    if (previous !== undefined && here !== undefined && previous.offset + previous.bytes === here.offset) {
+      previous.bytes += here.bytes;
+      this.#gaps.splice(at, 1);
+    }
+  }
+}
+
+/** The largest scratch any of the ops asks for. */
+export function scratchBytes(program: Program, ops: readonly ProgramOp[], dims: DimValues): number {
+  let most = 0;
+  for (const op of ops) {
+    const { scratch } = opSignature(op.op);
+    if (scratch === undefined) continue;
+    const inputs = op.inputs.map((id): TensorSpec | null => {
+      const tensor = program.tensors[id];
+      return tensor === undefined ? null : { ...tensor, dims: resolveDims(tensor.dims, dims) };
+    });
+    most = Math.max(most, scratch(inputs));
+  }
+  return roundUp(most, ALIGNMENT);
+}
+
+export interface DeviceMemory {
+  device: DeviceName;
+  weights: Set<TensorId>;
+  caches: Set<TensorId>;
+  constants: Set<TensorId>;
+  inputs: Set<TensorId>;
+  /** Per segment of this device, by segment index. */
+  arenas: Map<number, Arena>;
+  weightsBytes: number;
+  kvCacheBytes: number;
+  /** One arena for all segments of the device (it runs one at a time), inboxes, step inputs and sampling. */
+  activationsBytes: number;
+  arenaBytes: number;
+  scratchBytes: number;
+}
+
+/** Sums up one device. `segments` are all segments; `sampling` adds the buffers of a device that chooses tokens. */
+export function planDeviceMemory(
+  program: Program,
+  segments: readonly Segment[],
+  device: DeviceName,
+  dims: DimValues,
+): DeviceMemory {
+  const own = segments.filter((segment) => segment.device === device);
+  const sets = { weight: new Set<TensorId>(), cache: new Set<TensorId>(), constant: new Set<TensorId>(), input: new Set<TensorId>() };
+  const arenas = new Map<number, Arena>();
+  let [inbox, scratch, arena] = [0, 0, 0];
+  for (const segment of own) {
+    for (const op of segment.ops) {
+      for (const id of op.inputs) {
+        if (id < 0) continue;
+        const storage = storageOf(program, id);
+        const kind = program.tensors[storage]?.kind;
+        if (kind === 'weight' || kind === 'cache' || kind === 'constant' || kind === 'input') sets[kind].add(storage);
+      }
+    }
+    const keep = new Set(segment.sends.map((send) => send.tensor));
+    for (const output of segment.outputs) if (isFinalOutput(output.name)) keep.add(storageOf(program, output.tensor));
+    const made = planArena(program, segment.ops, keep, dims);
+    arenas.set(segment.index, made);
+    arena = Math.max(arena, made.bytes);
+    for (const id of segment.receives) inbox += STEPS_IN_FLIGHT * tensorBytes(program.tensors[id] as ProgramTensor, dims);
+    scratch = Math.max(scratch, scratchBytes(program, segment.ops, dims));
+  }
+  const sum = (ids: Iterable<TensorId>): number => {
+    let total = 0;
+    for (const id of ids) total += tensorBytes(program.tensors[id] as ProgramTensor, dims);
+    return total;
+  };
+  return {
+    device,
+    weights: sets.weight,
+    caches: sets.cache,
+    constants: sets.constant,
+    inputs: sets.input,
+    arenas,
+    weightsBytes: sum(sets.weight) + sum(sets.constant),
+    kvCacheBytes: sum(sets.cache),
+    activationsBytes: arena + inbox + sum(sets.input),
+    arenaBytes: arena,
+    scratchBytes: scratch,
+  };
+}
+
+/** Outputs read after the whole segment has run; taps (`hidden_states.N`) are read as soon as they are made and need not outlive it. */
+export function isFinalOutput(name: string): boolean {
+  return !name.startsWith('hidden_states.');
+}
+
+/** Bytes of the buffers that choosing tokens takes: see `sampler.ts`. */
+export function samplingBytes(sequences: number, maxSeqLen: number, vocabSize: number): { activations: number; scratch: number } {
+  const words = sequences * (4 + 1 + maxSeqLen + 1 + 1);
+  return { activations: roundUp(words * DTYPES.int32.bytes, ALIGNMENT) + 5 * ALIGNMENT, scratch: roundUp(vocabSize * 12, ALIGNMENT) };
+}

@@ -1,0 +1,93 @@
+/** Options of `loadModel` and `generate`, as programs give them (camelCase). YAML and flags become these in `config/`. Defaults are in the comments and applied where used. */
+import type { DType } from '@metashard/core';
+import type { DeviceMap, Strategy } from './plan.js';
+
+/** What a library may say; silent unless one is given. Any pino or console fits. */
+export interface Logger {
+  info(message: string): void;
+  warn(message: string): void;
+  debug?(message: string): void;
+}
+
+export interface LoadProgress {
+  device: string;
+  /** The tensor just placed. */
+  tensor: string;
+  loadedBytes: number;
+  totalBytes: number;
+  /** Over all devices. */
+  allLoadedBytes: number;
+  allTotalBytes: number;
+  elapsedMs: number;
+}
+
+export interface LoadModelOptions {
+  /** Default "auto". */
+  deviceMap?: Strategy | DeviceMap;
+  /** Default: every CUDA device, then cpu. A given list is final. */
+  devices?: readonly (string | number)[];
+  /** Bytes or words ("70GiB") per device. Default: 0.9 of what is available; CPU devices share theirs. */
+  maxMemory?: Record<string, string | number>;
+  /** How float weights are stored. Default "auto": as in the checkpoint. The CPU computes in float32. */
+  dtype?: DType | 'auto';
+  /** Default: float, unless the checkpoint is already in 8 bits. */
+  loadIn8bit?: boolean;
+  /** Default 6.0. */
+  llmInt8Threshold?: number;
+  /** Added to the default (the output head). */
+  llmInt8SkipModules?: readonly string[];
+  /** Default "per-batch", as published; "per-row" makes results independent of batch mates. */
+  outliers?: 'per-batch' | 'per-row';
+  /** Tokens of one sequence, prompt and new ones. Default min(the model's, 2048). */
+  maxSeqLen?: number;
+  /** Sequences at once. Default 1. */
+  maxBatchSize?: number;
+  /** Threads of the CPU backend, all its devices together. Default: the processors this process may use. */
+  threads?: number;
+  /** Left free on every device, bytes or words. Default 0. */
+  reserve?: string | number;
+  offloadFolder?: string;
+  /** Of a cached model. Default "main". */
+  revision?: string;
+  onProgress?: (progress: LoadProgress) => void;
+  signal?: AbortSignal;
+  logger?: Logger;
+}
+
+export interface ChatMessage {
+  role: string;
+  content: string;
+}
+
+/** A text, its token ids, several of either, or a chat. */
+export type Prompt = string | readonly number[] | readonly string[] | readonly (readonly number[])[] | { messages: readonly ChatMessage[] };
+
+export interface GenerateOptions {
+  /** Default: generation_config.json, else what the context leaves. */
+  maxNewTokens?: number;
+  /** Default: generation_config.json, else false (greedy). */
+  doSample?: boolean;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  repetitionPenalty?: number;
+  /** Default: from the clock; the one used is in no output, so give one to repeat a run. */
+  seed?: number;
+  stop?: string | readonly string[];
+  /** Do not stop at end-of-text tokens. Default false. */
+  ignoreEos?: boolean;
+  /** Yield each step's logits. Default false. */
+  outputLogits?: boolean;
+  signal?: AbortSignal;
+}
+
+export interface GeneratedPiece {
+  text: string;
+  tokenIds: number[];
+  /** Which sequence of the batch. */
+  row: number;
+  logits?: Float32Array;
+  /** On a row's last piece only. */
+  finishReason?: 'stop' | 'length' | 'abort';
+  usage?: { promptTokens: number; completionTokens: number };
+}

@@ -1,0 +1,188 @@
+/**
+ * Contiguous partitions of a model's units (blocks and what stands between them) over devices in a given order. Exact, by dynamic programming.
+ * A unit is what a map never cuts: a no-split block, or a leaf module outside of blocks.
+ */
+import type { DimValues, Program, ProgramTensor, TensorId } from '@metashard/core';
+import { planArena, scratchBytes, tensorBytes } from './memory-plan.js';
+import { rematerializedOps, storageOf } from './segments.js';
+
+export interface Unit {
+  /** Module path, also the key in a device map. */
+  module: string;
+  ops: number[];
+  weights: TensorId[];
+  /** Own bytes: weights at their true width, KV cache. */
+  weightsBytes: number;
+  kvCacheBytes: number;
+  /** Arena and scratch this unit alone needs. */
+  activationsBytes: number;
+  scratchBytes: number;
+}
+
+/** Groups a Program's ops into units. `blockPaths`: paths of no-split modules. Ops of containers join the unit before them. */
+export function unitsOf(program: Program, blockPaths: ReadonlySet<string>, dims: DimValues): Unit[] {
+  const free = rematerializedOps(program);
+  const units: Unit[] = [];
+  const hasWeights = new Set<string>();
+  for (const op of program.ops) {
+    if (op.inputs.some((id) => id >= 0 && program.tensors[storageOf(program, id)]?.kind === 'weight')) hasWeights.add(op.module);
+  }
+  for (const [index, op] of program.ops.entries()) {
+    if (free.has(index)) continue;
+    const module = blockOf(op.module, blockPaths);
+    const last = units.at(-1);
+    const joins = last !== undefined && (last.module === module || (!blockPaths.has(module) && !hasWeights.has(op.module)));
+    if (joins) last.ops.push(index);
+    else units.push({ module, ops: [index], weights: [], weightsBytes: 0, kvCacheBytes: 0, activationsBytes: 0, scratchBytes: 0 });
+  }
+  for (const unit of units) measureUnit(program, unit, dims);
+  return units;
+}
+
+function blockOf(module: string, blockPaths: ReadonlySet<string>): string {
+  for (let end = module.length; end > 0; end = module.lastIndexOf('.', end - 1)) {
+    const prefix = module.slice(0, end);
+    if (blockPaths.has(prefix)) return prefix;
+  }
+  return module;
+}
+
+function measureUnit(program: Program, unit: Unit, dims: DimValues): void {
+  const ops = unit.ops.map((index) => program.ops[index] as Program['ops'][number]);
+  const seen = new Set<TensorId>();
+  for (const op of ops) {
+    for (const id of op.inputs) {
+      if (id < 0) continue;
+      const storage = storageOf(program, id);
+      const tensor = program.tensors[storage] as ProgramTensor;
+      if (seen.has(storage)) continue;
+      seen.add(storage);
+      if (tensor.kind === 'weight') {
+        unit.weights.push(storage);
+        unit.weightsBytes += tensorBytes(tensor, dims);
+      } else if (tensor.kind === 'cache') {
+        unit.kvCacheBytes += tensorBytes(tensor, dims);
+      }
+    }
+  }
+  unit.activationsBytes = planArena(program, ops, new Set(), dims).bytes;
+  unit.scratchBytes = scratchBytes(program, ops, dims);
+}
+
+/** Sums over ranges of units in constant time (plus one step a tie): bytes of units i … j-1, a weight shared by two of them counted once. */
+export class UnitRanges implements Ranges {
+  readonly #bytes: number[] = [0];
+  readonly #ties: { first: number; second: number; bytes: number }[] = [];
+
+  constructor(program: Program, readonly units: readonly Unit[], dims: DimValues) {
+    const lastUnitOf = new Map<TensorId, number>();
+    for (const [i, unit] of units.entries()) {
+      this.#bytes.push((this.#bytes[i] as number) + unit.weightsBytes + unit.kvCacheBytes);
+      for (const id of unit.weights) {
+        const first = lastUnitOf.get(id);
+        if (first !== undefined) this.#ties.push({ first, second: i, bytes: tensorBytes(program.tensors[id] as ProgramTensor, dims) });
+        lastUnitOf.set(id, i);
+      }
+    }
+  }
+
+  /** Weights and KV cache of units `from` … `to` - 1. */
+  bytes(from: number, to: number): number {
+    let total = (this.#bytes[to] as number) - (this.#bytes[from] as number);
+    for (const tie of this.#ties) if (tie.first >= from && tie.second < to) total -= tie.bytes;
+    return total;
+  }
+}
+
+export interface Ranges {
+  readonly units: readonly Unit[];
+  /** Weights and KV cache of units `from` … `to` - 1; grows with the range. */
+  bytes(from: number, to: number): number;
+}
+
+export interface PartitionProblem {
+  ranges: Ranges;
+  /** Bytes each device offers for weights and KV cache, in the devices' order. */
+  capacities: readonly number[];
+}
+
+/**
+ * The contiguous partition with the smallest largest share of bytes: `ends[d]` is the unit after device d's last (equal ends: the device is left empty).
+ * Of equal optima the one with the fewest devices, then the one that fills earlier devices. undefined when nothing fits.
+ * share(d, j) = min over i of max(share(d-1, i), bytes(i, j)): O(devices · units²), exact.
+ */
+export function balancedPartition({ ranges, capacities }: PartitionProblem): number[] | undefined {
+  const count = ranges.units.length;
+  const better = (a: Cell, b: Cell): boolean => a.share < b.share || (a.share === b.share && a.used < b.used);
+  let row: Cell[] = Array.from({ length: count + 1 }, (_, j) => (j === 0 ? { share: 0, used: 0, from: 0 } : IMPOSSIBLE));
+  const rows: Cell[][] = [];
+  for (const capacity of capacities) {
+    const next: Cell[] = [];
+    for (let j = 0; j <= count; j++) {
+      let best: Cell = { ...(row[j] as Cell), from: j };
+      for (let i = j - 1; i >= 0; i--) {
+        const bytes = ranges.bytes(i, j);
+        if (bytes > capacity || bytes > best.share) break; // shares only grow further back
+        const before = row[i] as Cell;
+        const cell = { share: Math.max(before.share, bytes), used: before.used + 1, from: i };
+        if (better(cell, best)) best = cell;
+      }
+      next.push(best);
+    }
+    rows.push(next);
+    row = next;
+  }
+  if (!Number.isFinite(row[count]?.share ?? Number.POSITIVE_INFINITY)) return undefined;
+  const ends: number[] = [];
+  for (let d = rows.length - 1, j = count; d >= 0; d--) {
+    ends[d] = j;
+    j = rows[d]?.[j]?.from as number;
+  }
+  return ends;
+}
+
+interface Cell {
+  share: number;
+  used: number;
+  from: number;
+}
+const IMPOSSIBLE: Cell = { share: Number.POSITIVE_INFINITY, used: 0, from: 0 };
+
+/** Fills devices in order, each with as many units as it takes. undefined when units are left over. */
+export function sequentialPartition({ ranges, capacities }: PartitionProblem): number[] | undefined {
+  const count = ranges.units.length;
+  const ends: number[] = [];
+  let from = 0;
+  for (const capacity of capacities) {
+    let to = from;
+    while (to < count && ranges.bytes(from, to + 1) <= capacity) to++;
+    ends.push(to);
+    from = to;
+  }
+  return from === count ? ends : undefined;
+}
+
+/** `balanced` over all devices but the first, which gets only what the others cannot take: the smallest head that lets the rest fit. */
+export function balancedLow0Partition({ ranges, capacities }: PartitionProblem): number[] | undefined {
+  if (capacities.length === 1) return balancedPartition({ ranges, capacities });
+  const [first, ...rest] = capacities as [number, ...number[]];
+  for (let head = 0; head <= ranges.units.length && ranges.bytes(0, head) <= first; head++) {
+    const tail = balancedPartition({ ranges: new OffsetRanges(ranges, head), capacities: rest });
+    if (tail !== undefined) return [head, ...tail.map((end) => end + head)];
+  }
+  return undefined;
+}
+
+/** The units from `offset` on. */
+class OffsetRanges implements Ranges {
+  readonly units: readonly Unit[];
+  constructor(
+    readonly base: Ranges,
+    readonly offset: number,
+  ) {
+    this.units = base.units.slice(offset);
+  }
+  bytes(from: number, to: number): number {
+    return this.base.bytes(from + this.offset, to + this.offset);
+  }
+}

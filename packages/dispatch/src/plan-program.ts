@@ -1,0 +1,243 @@
+/**
+ * Plans a recorded Program over devices: strategy or explicit map → segments and every device's bytes. Pure: needs no device, no weights. What it
+ * returns is what the executors allocate. Does not record (see `plan-device-map.ts`) and does not load.
+ */
+import { DeviceMapError, type DeviceName, type DimValues, formatBytes, InsufficientMemoryError, type Program, type ProgramTensor, parseDevice } from '@metashard/core';
+import { canonicalDeviceMap, deviceOfOps } from './device-map.js';
+import type { DeviceBudget } from './devices.js';
+import { type DeviceMemory, planDeviceMemory, samplingBytes, STEPS_IN_FLIGHT, tensorBytes } from './memory-plan.js';
+import {
+  balancedLow0Partition,
+  balancedPartition,
+  type PartitionProblem,
+  sequentialPartition,
+  type Unit,
+  UnitRanges,
+  unitsOf,
+} from './partition.js';
+import type { DeviceMap, DevicePlan, PlanDevice, Strategy } from './plan.js';
+import { cutSegments, type Segment, storageOf } from './segments.js';
+
+/** Datasheet memory bandwidths in bytes per second, until a calibration measures them: a server CPU's two cores, a data-centre GPU. */
+const DATASHEET_BANDWIDTH = { cpu: 30e9, cuda: 1.5e12 } as const;
+
+export interface PlanRequest {
+  program: Program;
+  /** Paths of modules that are never cut. */
+  blockPaths: ReadonlySet<string>;
+  /** Every module path: what an explicit map may name. */
+  modulePaths: ReadonlySet<string>;
+  devices: readonly DeviceBudget[];
+  deviceMap: Strategy | DeviceMap;
+  maxSeqLen: number;
+  maxBatchSize: number;
+  /** Sizes of the largest step. */
+  dims: DimValues;
+  /** null: the program chooses no tokens. */
+  vocabSize: number | null;
+  model: string;
+  skipped?: DevicePlan['skipped'];
+  ignoredConfigFields?: string[];
+}
+
+export interface PlannedProgram {
+  plan: DevicePlan;
+  segments: Segment[];
+  memory: Map<DeviceName, DeviceMemory>;
+}
+
+/** Throws DeviceMapError (a map that names no module or leaves parameters out), InsufficientMemoryError. */
+export function planProgram(request: PlanRequest): PlannedProgram {
+  const { program, dims, devices } = request;
+  const explicit = typeof request.deviceMap === 'object';
+  const placed = explicit ? placeExplicitly(request) : placeByStrategy(request);
+  const segments = cutSegments(program, placed.deviceOfOp);
+  const used = [...new Set(segments.map((segment) => segment.device))];
+  const memory = new Map(used.map((device) => [device, planDeviceMemory(program, segments, device, dims)]));
+  const planned = devices.map((device) => describeDevice(request, device, memory.get(device.name), segments));
+  checkBudgets(planned);
+  const plan: DevicePlan = {
+    version: 1,
+    model: request.model,
+    strategy: typeof request.deviceMap === 'object' ? 'explicit' : request.deviceMap,
+    deviceMap: placed.deviceMap,
+    costs: 'datasheet',
+    maxSeqLen: request.maxSeqLen,
+    maxBatchSize: request.maxBatchSize,
+    segments: segments.map(({ device, modules }) => ({ device, executeOn: device, modules: [...modules] })),
+    devices: planned,
+    skipped: request.skipped ?? [],
+    offloaded: [],
+    copies: copiesOf(program, memory, dims),
+    ignoredConfigFields: request.ignoredConfigFields ?? [],
+  };
+  return { plan, segments, memory };
+}
+
+interface Placement {
+  deviceOfOp: DeviceName[];
+  deviceMap: Record<string, DeviceName>;
+}
+
+function placeExplicitly({ program, deviceMap, modulePaths, devices }: PlanRequest): Placement {
+  const canonical = canonicalDeviceMap(deviceMap as DeviceMap);
+  const names = devices.map((device) => device.name);
+  for (const [prefix, device] of Object.entries(canonical)) {
+    if (!names.includes(device)) {
+      throw new DeviceMapError(`device_map.${prefix}: expected one of the devices ${names.join(', ')}, got ${device}`, {
+        hint: `add ${device} to devices`,
+      });
+    }
+  }
+  return { deviceOfOp: deviceOfOps(program, canonical, modulePaths), deviceMap: canonical };
+}
+
+function placeByStrategy(request: PlanRequest): Placement {
+  const { program, blockPaths, dims, devices } = request;
+  const units = unitsOf(program, blockPaths, dims);
+  const overhead = perDeviceOverhead(request, units);
+  const capacities = devices.map((device) => device.budgetBytes - device.reserveBytes - overhead);
+  const ranges = new UnitRanges(program, units, dims);
+  const ends = chooseEnds(request.deviceMap as Strategy, { ranges, capacities }, devices);
+  if (ends === undefined) throw doesNotFit(devices, { ranges, capacities }, overhead);
+  const deviceOfOp = new Array<DeviceName>(program.ops.length).fill((devices[0] as DeviceBudget).name);
+  const deviceMap: Record<string, DeviceName> = {};
+  for (const [i, unit] of units.entries()) {
+    const device = (devices[ends.findIndex((end) => i < end)] as DeviceBudget).name;
+    deviceMap[unit.module] = device;
+    for (const op of unit.ops) deviceOfOp[op] = device;
+  }
+  return { deviceOfOp: headRowsWithHead(program, deviceOfOp), deviceMap };
+}
+
+/** `select_rows` belongs to the unit before it, but runs with the head, so that only the wanted rows pass through it there. */
+function headRowsWithHead(program: Program, deviceOfOp: DeviceName[]): DeviceName[] {
+  for (const [i, op] of program.ops.entries()) {
+    const next = deviceOfOp[i + 1];
+    if (op.op === 'select_rows' && next !== undefined) deviceOfOp[i] = next;
+  }
+  return deviceOfOp;
+}
+
+/** `auto` takes the first device that holds everything, else spreads; CUDA devices alone before CUDA and CPU together. */
+function chooseEnds(strategy: Strategy, problem: PartitionProblem, devices: readonly DeviceBudget[]): number[] | undefined {
+  const count = problem.ranges.units.length;
+  if (strategy === 'auto') {
+    const whole = problem.ranges.bytes(0, count);
+    const first = problem.capacities.findIndex((capacity) => whole <= capacity);
+    if (first >= 0) return problem.capacities.map((_, i) => (i < first ? 0 : count));
+  }
+  const solve = { auto: balancedPartition, balanced: balancedPartition, balanced_low_0: balancedLow0Partition, sequential: sequentialPartition }[strategy];
+  const gpus = devices.filter((device) => parseDevice(device.name).type === 'cuda').length;
+  if (gpus > 0 && gpus < devices.length && devices.slice(0, gpus).every((d) => parseDevice(d.name).type === 'cuda')) {
+    const ends = solve({ ...problem, capacities: problem.capacities.slice(0, gpus) });
+    if (ends !== undefined) return ends;
+    // The CPU takes what the GPUs cannot: they are filled first.
+    return sequentialPartition(problem);
+  }
+  return solve(problem);
+}
+
+/** Bytes every device may need besides weights and cache, whatever its units are: an upper bound; the exact figure follows from the segments. */
+function perDeviceOverhead({ program, dims, vocabSize, maxSeqLen }: PlanRequest, units: readonly Unit[]): number {
+  const largest = (pick: (unit: Unit) => number): number => units.reduce((most, unit) => Math.max(most, pick(unit)), 0);
+  let [inputs, crossing] = [0, 0];
+  for (const tensor of program.tensors) {
+    if (tensor.kind === 'input') inputs += tensorBytes(tensor, dims);
+  }
+  const unitOf = new Map<number, number>();
+  for (const [u, unit] of units.entries()) {
+    for (const op of unit.ops) for (const id of program.ops[op]?.outputs ?? []) unitOf.set(id, u);
+  }
+  for (const [u, unit] of units.entries()) {
+    const from = new Set<number>();
+    for (const op of unit.ops) {
+      for (const id of program.ops[op]?.inputs ?? []) {
+        const storage = id < 0 ? id : storageOf(program, id);
+        if ((unitOf.get(storage) ?? u) !== u) from.add(storage);
+      }
+    }
+    let bytes = 0;
+    for (const id of from) bytes += tensorBytes(program.tensors[id] as ProgramTensor, dims);
+    crossing = Math.max(crossing, bytes);
+  }
+  const sampling = vocabSize === null ? { activations: 0, scratch: 0 } : samplingBytes(dims.sequences, maxSeqLen, vocabSize);
+  const scratch = Math.max(
+    largest((unit) => unit.scratchBytes),
+    sampling.scratch,
+  );
+  return largest((unit) => unit.activationsBytes) + (STEPS_IN_FLIGHT + 2) * crossing + inputs + sampling.activations + scratch;
+}
+
+function describeDevice(
+  { program, dims, vocabSize, maxSeqLen }: PlanRequest,
+  device: DeviceBudget,
+  memory: DeviceMemory | undefined,
+  segments: readonly Segment[],
+): PlanDevice {
+  const hasHead = vocabSize !== null && segments.at(-1)?.device === device.name && program.outputs.logits !== undefined;
+  const sampling = hasHead ? samplingBytes(dims.sequences, maxSeqLen, vocabSize) : { activations: 0, scratch: 0 };
+  const weightsBytes = memory?.weightsBytes ?? 0;
+  const kvCacheBytes = memory?.kvCacheBytes ?? 0;
+  const activationsBytes = (memory?.activationsBytes ?? 0) + sampling.activations;
+  const scratchBytes = Math.max(memory?.scratchBytes ?? 0, sampling.scratch);
+  const needed = weightsBytes + kvCacheBytes + activationsBytes + scratchBytes + device.reserveBytes;
+  const bandwidth = DATASHEET_BANDWIDTH[parseDevice(device.name).type as 'cpu' | 'cuda'];
+  return {
+    name: device.name,
+    emulated: device.emulated,
+    budgetBytes: device.budgetBytes,
+    weightsBytes,
+    kvCacheBytes,
+    activationsBytes,
+    scratchBytes,
+    reserveBytes: device.reserveBytes,
+    freeBytes: device.budgetBytes - needed,
+    expectedMs: ((weightsBytes + kvCacheBytes / 2) / bandwidth) * 1e3,
+  };
+}
+
+function checkBudgets(devices: readonly PlanDevice[]): void {
+  const worst = devices.reduce((a, b) => (b.freeBytes < a.freeBytes ? b : a));
+  if (worst.freeBytes >= 0) return;
+  const needed = worst.budgetBytes - worst.freeBytes;
+  throw new InsufficientMemoryError(
+    `device map does not fit: ${worst.name} needs ${formatBytes(needed)}, ${formatBytes(worst.budgetBytes)} available`,
+    {
+      hint: 'raise max_memory, add a device, set load_in_8bit, or lower max_seq_len or max_batch_size',
+      details: { device: worst.name, neededBytes: needed, availableBytes: worst.budgetBytes },
+    },
+  );
+}
+
+/** Names the device that would be short the most if the model were spread evenly. */
+function doesNotFit(devices: readonly DeviceBudget[], { ranges, capacities }: PartitionProblem, overhead: number): InsufficientMemoryError {
+  const ends = balancedPartition({ ranges, capacities: capacities.map(() => Number.POSITIVE_INFINITY) }) as number[];
+  let worst = { device: devices[0] as DeviceBudget, needed: 0, short: Number.NEGATIVE_INFINITY };
+  for (const [d, device] of devices.entries()) {
+    const needed = ranges.bytes(ends[d - 1] ?? 0, ends[d] as number) + overhead + device.reserveBytes;
+    if (needed - device.budgetBytes > worst.short) worst = { device, needed, short: needed - device.budgetBytes };
+  }
+  const available = worst.device.budgetBytes;
+  return new InsufficientMemoryError(
+    `model does not fit: spread evenly, ${worst.device.name} needs ${formatBytes(worst.needed)}, ${formatBytes(available)} available`,
+    {
+      hint: 'raise max_memory, add a device, set load_in_8bit, or lower max_seq_len or max_batch_size',
+      details: { device: worst.device.name, neededBytes: worst.needed, availableBytes: available },
+    },
+  );
+}
+
+/** Weights that lie on more than one device. */
+function copiesOf(program: Program, memory: ReadonlyMap<DeviceName, DeviceMemory>, dims: DimValues): DevicePlan['copies'] {
+  const seen = new Set<number>();
+  const copies: DevicePlan['copies'] = [];
+  for (const { device, weights } of memory.values()) {
+    for (const id of weights) {
+      const tensor = program.tensors[id] as ProgramTensor;
+      if (seen.has(id)) copies.push({ tensor: tensor.name ?? '', device, bytes: tensorBytes(tensor, dims) });
+      seen.add(id);
+    }
+  }
+  return copies;
+}

@@ -1,0 +1,50 @@
+/** The device plan: what will be where, in bytes, before anything is loaded. Plain JSON; made by `plan-device-map.ts`, printed by `plan-table.ts`. */
+import type { DeviceName } from '@metashard/core';
+
+export const STRATEGIES = ['auto', 'balanced', 'balanced_low_0', 'sequential'] as const;
+export type Strategy = (typeof STRATEGIES)[number];
+
+/** A module prefix → where it lives. `{ device: 'disk', execute_on: 'cuda:0' }` streams its weights to the device that computes. */
+export type DeviceMapValue = DeviceName | number | { device: DeviceName | number; execute_on?: DeviceName | number };
+export type DeviceMap = Record<string, DeviceMapValue>;
+
+/** Consecutive ops of the Program that run on one device. A device may have several segments. */
+export interface PlanSegment {
+  device: DeviceName;
+  executeOn: DeviceName;
+  /** Module paths in order of execution. */
+  modules: string[];
+}
+
+export interface PlanDevice {
+  name: DeviceName;
+  emulated: boolean;
+  budgetBytes: number;
+  weightsBytes: number;
+  kvCacheBytes: number;
+  activationsBytes: number;
+  scratchBytes: number;
+  reserveBytes: number;
+  freeBytes: number;
+  expectedMs: number;
+}
+
+export interface DevicePlan {
+  version: 1;
+  model: string;
+  strategy: Strategy | 'explicit';
+  deviceMap: Record<string, DeviceName>;
+  costs: 'measured' | 'datasheet';
+  maxSeqLen: number;
+  maxBatchSize: number;
+  segments: PlanSegment[];
+  devices: PlanDevice[];
+  /** Linears left in float, and why. */
+  skipped: { module: string; reason: string }[];
+  /** Modules whose weights do not lie where they compute. */
+  offloaded: { module: string; device: DeviceName }[];
+  /** Tied weights that are stored once more because their uses are on several devices. */
+  copies: { tensor: string; device: DeviceName; bytes: number }[];
+  /** Fields of config.json that metashard neither honours nor knows to be neutral. */
+  ignoredConfigFields: string[];
+}
