@@ -3,7 +3,8 @@
 //   max_rows                rows of a tile (with 32 columns) that its registers hold
 //   activation_xor          0x80 where it takes activations as u8 = s8 + 128, else 0
 //   products_per_cycle      int8 multiplications, for cutting work
-//   dot(rows, panel, w0, w1, quads, tile)    tile [rows][32] = the exact dot products with two packed blocks
+//   dot(rows, panel, w0, w1, quads, ahead, tile)   tile [rows][32] = the exact dot products with two packed blocks; prefetches weights
+//                           `ahead` bytes before it reads them
 //   dot_strided(a, w, K)    of two plain rows
 // A panel holds a group of rows as [K/4][rows][4], K padded to 64; all groups have one height, the last repeats its last row.
 //
@@ -23,6 +24,9 @@ namespace {
 constexpr int64_t row_block = 96;
 // Bytes a core reads from memory per cycle, about; decides how work is cut, nothing else.
 constexpr double read_bytes_per_cycle = 10;
+
+// How far ahead the first row group prefetches weights, bytes; the second one fetches the next pair while it computes on this one.
+constexpr int64_t stream_ahead = 2048;
 
 struct int8_operands {
   int64_t rows, K, N;
@@ -104,7 +108,8 @@ class int8_product {
       const typename Finish::pair columns(finish_, pair * pair_columns);
       for (int64_t group = group0; group < group_end; group++) {
         const int64_t row0 = group * height_;
-        Kernel::dot(static_cast<int>(height_), in_.panels + group * panel_bytes(), w0, w1, quads, tile);
+        const int64_t ahead = group == group0 + 1 ? 2 * bytes : stream_ahead;
+        Kernel::dot(static_cast<int>(height_), in_.panels + group * panel_bytes(), w0, w1, quads, ahead, tile);
         columns.finish(tile, row0, static_cast<int>(smaller(height_, in_.rows - row0)));
       }
     }

@@ -2,6 +2,7 @@
 #include "isa_level.h"
 
 #include <atomic>
+#include <mutex>
 
 #include "processor.h"
 
@@ -35,7 +36,9 @@ isa_tables build_tables(int level) {
 
 // Built once a level and kept: ops that run while the level changes finish on the one they started with.
 const isa_tables *tables_of(int level) {
+  static std::mutex mutex;
   static const isa_tables *built[isa_count] = {};
+  const std::lock_guard<std::mutex> lock(mutex);
   if (built[level] == nullptr) built[level] = new isa_tables(build_tables(level));
   return built[level];
 }

@@ -1,5 +1,5 @@
 /** What the main thread and a device's worker say to each other. Plain data; buffers are native ids, valid in every thread of the process. */
-import type { BufferId, DeviceName, DimValues, DType, PlainError, Program, TensorId } from '@metashard/core';
+import type { BufferId, DeviceName, DimValues, DType, Program, TensorId } from '@metashard/core';
 import type { MessagePort } from 'node:worker_threads';
 import type { Segment } from './segments.js';
 
@@ -123,4 +123,5 @@ export type ExecutorMessage =
   | { type: 'tokens'; step: number; rows: Int32Array; ids: Int32Array; logits?: Float32Array }
   /** Rows first … of an output of the current step. */
   | { type: 'output'; name: string; first: number; rows: number; columns: number; data: Float32Array }
-  | { type: 'error'; error: PlainError };
+  /** Everything of the task just run has been sent. */
+  | { type: 'done' };

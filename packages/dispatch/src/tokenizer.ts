@@ -15,9 +15,20 @@ export { StreamDecoder } from './stream-decoder.js';
 const MAX_FILE_BYTES = 256 * 2 ** 20;
 /** Ids beyond this are refused: they would make tables of gigabytes. */
 const MAX_TOKEN_ID = 2 ** 24;
+/** What the library implements; files of old versions name no type. */
+const MODEL_TYPES: readonly unknown[] = ['BPE', 'WordPiece', 'Unigram'];
 const SPECIAL_TOKEN_KEYS = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'];
 
 type Json = Record<string, unknown>;
+
+/** What is used of the library; its own declarations do not resolve under NodeNext. */
+interface LibraryTokenizer {
+  encode(text: string, options: { add_special_tokens: boolean }): { ids: (number | undefined)[] };
+  decode(ids: number[], options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean }): string;
+  token_to_id(token: string): number | undefined;
+  id_to_token(id: number): string | undefined;
+  get_added_tokens_decoder(): Map<number, { special: boolean }>;
+}
 
 /**
  * Reads the tokenizer of a model's folder; null where there is no tokenizer.json. tokenizer_config.json may be missing.
@@ -40,7 +51,7 @@ export class ModelTokenizer {
   /** Whether decode removes the spaces before punctuation (clean_up_tokenization_spaces; absent means no, as in transformers 5). */
   readonly cleansUpSpaces: boolean;
   readonly #file: string;
-  readonly #tokenizer: Tokenizer;
+  readonly #tokenizer: LibraryTokenizer;
   readonly #specialIds = new Set<number>();
   readonly #chatTemplate: ChatTemplateSource | null;
 
@@ -50,7 +61,7 @@ export class ModelTokenizer {
     this.specialTokens = readSpecialTokens(config);
     this.cleansUpSpaces = config.clean_up_tokenization_spaces === true;
     const parts = { decoder: null, post_processor: null, pre_tokenizer: null, normalizer: null, ...description };
-    this.#tokenizer = this.#guard('build', () => new Tokenizer(parts, libraryConfig(config)));
+    this.#tokenizer = this.#guard('build', (): LibraryTokenizer => new Tokenizer(parts, libraryConfig(config)));
     for (const [id, token] of this.#tokenizer.get_added_tokens_decoder()) if (token.special) this.#specialIds.add(id);
     for (const text of [...Object.values(this.specialTokens), ...additionalTokens(config)]) {
       const id = this.#tokenizer.token_to_id(text);
@@ -73,7 +84,8 @@ export class ModelTokenizer {
   encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): number[] {
     if (typeof text !== 'string') throw new ArgumentError(`encode: expected a text, got ${typeof text}`);
     const { ids } = this.#guard('encode', () => this.#tokenizer.encode(text, { add_special_tokens: addSpecialTokens }));
-    return ids.filter((id) => Number.isInteger(id) && id >= 0); // characters without a token, in a vocabulary without an unknown token
+    // Characters without a token, in a vocabulary without an unknown token, have no id.
+    return ids.filter((id): id is number => Number.isInteger(id) && (id as number) >= 0);
   }
 
   /** Text of token ids; ids without a token are left out. `skipSpecialTokens` (default true) leaves out end-of-text and the like. */
@@ -161,6 +173,9 @@ function checkDescription(description: Json, file: string): void {
   if (!isObject(model)) throw fail(`model: expected an object, got ${JSON.stringify(model) ?? 'nothing'}`);
   if (!Array.isArray(addedTokens)) throw fail('added_tokens: expected a list');
   description.added_tokens = addedTokens;
+  if (model.type !== undefined && !MODEL_TYPES.includes(model.type)) {
+    throw fail(`model.type: expected one of ${MODEL_TYPES.join(', ')}, got ${JSON.stringify(model.type)}`);
+  }
   for (const token of addedTokens as unknown[]) {
     if (!isObject(token) || typeof token.content !== 'string' || !isTokenId(token.id)) {
       throw fail(`added_tokens: expected {id, content}, got ${JSON.stringify(token)?.slice(0, 60)}`);

@@ -45,6 +45,7 @@ export const load = plainly((instructions: readonly LoadInstruction[]): void => 
     (tensor, bytes) => setup.port.postMessage({ type: 'progress', tensor, bytes } satisfies ExecutorMessage),
     () => control.aborted || control.stopped,
   );
+  setup.port.postMessage({ type: 'done' } satisfies ExecutorMessage);
 });
 
 /** A failure stops every other worker before it is reported. */
@@ -52,6 +53,7 @@ export const serve = plainly((request: ServeRequest): void => {
   const { setup } = current();
   try {
     loop?.serve(request);
+    setup.port.postMessage({ type: 'done' } satisfies ExecutorMessage);
   } catch (error) {
     new Control(setup.control, setup.controlRows).stop();
     throw error;

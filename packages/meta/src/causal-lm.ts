@@ -59,10 +59,7 @@ export function recordCausalLM(
   return shareCommonOps(program);
 }
 
-type StepInputs = Record<
-  'positions' | 'query_starts' | 'query_lengths' | 'context_lengths' | 'block_tables',
-  Tensor
->;
+type StepInputs = Record<'positions' | 'query_starts' | 'query_lengths' | 'context_lengths' | 'block_tables', Tensor>;
 
 function recordingContext(
   step: StepInputs,

@@ -11,14 +11,22 @@ export class ConstantTensor extends Tensor {
   /** A vector [values.length]. */
   constructor(values: Float32Array) {
     const device = parseDevice('cpu');
-    super({ dims: [values.length], dtype: 'float32', device, layout: 'strided', strides: [1], offset: 0, storage: null });
+    super({
+      dims: [values.length],
+      dtype: 'float32',
+      device,
+      layout: 'strided',
+      strides: [1],
+      offset: 0,
+      storage: null,
+    });
     this.values = values;
   }
 
   #materialize(): void {
     if (super.storage === null) this.replaceParts(tensor(this.values).parts);
   }
-  override get storage() {
+  override get storage(): TensorParts['storage'] {
     this.#materialize();
     return super.storage;
   }

@@ -2,7 +2,7 @@
  * What a causal language model's forward gets beside its inputs: positions, the ragged step, caches, and a place to leave intermediate results.
  * Here for eager use; recording makes its own (`causal-lm.ts`).
  */
-import { ArgumentError, type DeviceName, F, type Tensor, tensor } from '@metashard/core';
+import { ArgumentError, type DeviceName, type F, type Tensor, tensor } from '@metashard/core';
 import type { Module } from './module.js';
 
 export interface KeyValueCache {

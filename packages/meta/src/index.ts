@@ -1,1 +1,20 @@
-export {};
+/** Public names of @metashard/meta. Importing it registers the meta device. */
+export * from './architectures/config-reader.js';
+export * from './architectures/registry.js';
+export * from './causal-lm.js';
+export { ConstantTensor } from './constant-tensor.js';
+export * from './forward-context.js';
+export * from './init-empty-weights.js';
+export { Int8Params, type Int8ParamsOptions, type Int8Weight, scaleName } from './int8-params.js';
+export * from './linear-8bit-lt.js';
+export * from './module.js';
+export * from './module-list.js';
+export * as nn from './nn/index.js';
+export * from './parameter.js';
+export * from './passes/liveness.js';
+export * from './passes/share-common-ops.js';
+export * from './recorder.js';
+export * from './replace-linear.js';
+export * from './set-module-tensor.js';
+export type { LoadResult, LoadStateDictOptions, StateSource, StateValue } from './state-dict.js';
+export * from './tied-weights.js';

@@ -1,6 +1,7 @@
 /** Building modules without memory: every parameter made while `fn` runs lies on meta, of whatever class it is. */
-import { Module } from './module.js';
+
 import { withEmptyMode } from './empty-mode.js';
+import { Module } from './module.js';
 
 export interface InitEmptyWeightsOptions {
   /** Put persistent buffers on meta, too. Non-persistent ones are in no checkpoint and stay real. */

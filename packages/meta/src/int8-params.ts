@@ -6,16 +6,18 @@
 import {
   CheckpointError,
   type DeviceName,
-  DtypeError,
   DTYPES,
-  empty,
+  DtypeError,
   F,
+  formatDims,
+  type MetashardError,
   parseDevice,
-  sameDims,
   ShapeError,
   StateError,
+  sameDims,
   type Tensor,
 } from '@metashard/core';
+import { metaTensor } from './meta-tensor.js';
 import { type MoveTarget, Parameter, type ParameterOptions } from './parameter.js';
 
 export interface Int8ParamsOptions extends ParameterOptions {
@@ -98,7 +100,7 @@ export class Int8Params extends Parameter {
 
   #place(weight: Int8Weight): void {
     this.#int8 = weight;
-    this.replaceParts({ ...weight.CB.parts, base: undefined });
+    this.replaceParts(weight.CB.parts);
   }
 
   /**
@@ -137,21 +139,31 @@ export class Int8Params extends Parameter {
   /** Takes weights that are int8 already, before or after any move. Throws CheckpointError (no SCB, master weights), ShapeError, DtypeError. */
   loadInt8(CB: Tensor, SCB: Tensor | null): void {
     if (SCB === null) throw int8WithoutScales('Int8Params');
+    const problem = this.int8Problem(CB, SCB);
+    if (problem !== null) throw problem;
+    const device = this.isMeta ? CB.device : this.device;
+    this.#place({ CB: F.to(CB, { device }), SCB: F.to(SCB, { device }) });
+  }
+
+  /** Why `loadInt8` would refuse these, or null. */
+  int8Problem(CB: Tensor, SCB: Tensor): MetashardError | null {
     if (this.hasFp16Weights) {
-      throw new CheckpointError('Int8Params: expected float weights with hasFp16Weights, got int8', {
+      return new CheckpointError('Int8Params: expected float weights with hasFp16Weights, got int8', {
         hint: 'build the layer with hasFp16Weights: false, or dequantize the checkpoint',
       });
     }
     if (CB.dtype !== 'int8' || SCB.dtype !== 'float32') {
-      throw new DtypeError(`Int8Params: expected CB as int8 and SCB as float32, got ${CB.dtype} and ${SCB.dtype}`);
+      return new DtypeError(`Int8Params: expected CB as int8 and SCB as float32, got ${CB.dtype} and ${SCB.dtype}`);
     }
-    if (!sameDims(CB.dims, this.dims) || !sameDims(SCB.dims, this.dims.slice(0, 1))) {
-      throw new ShapeError(
-        `Int8Params: expected CB [${this.dims}] and SCB [${this.dims[0]}], got [${CB.dims}] and [${SCB.dims}]`,
-      );
+    const scales = this.dims.slice(0, 1);
+    if (!sameDims(CB.dims, this.dims) || !sameDims(SCB.dims, scales)) {
+      const [wanted, got] = [
+        [this.dims, scales],
+        [CB.dims, SCB.dims],
+      ].map((pair) => pair.map(formatDims).join(' and '));
+      return new ShapeError(`Int8Params: expected CB and SCB of shapes ${wanted}, got ${got}`);
     }
-    const device = this.isMeta ? CB.device : this.device;
-    this.#place({ CB: F.to(CB, { device }), SCB: F.to(SCB, { device }) });
+    return null;
   }
 
   /** What a forward multiplies by: quantizes once, or in each forward with float master weights. `onMeta`: the tensors of `weightTensors`. */
@@ -165,8 +177,8 @@ export class Int8Params extends Parameter {
   /** The packed twins of CB and SCB on meta, made once, so that recording meets the same objects each time. */
   #packedOnMeta(): Int8Weight {
     this.#packed ??= {
-      CB: empty(this.dims, { dtype: 'int8', layout: 'packed_int8', device: 'meta' }),
-      SCB: empty(this.dims.slice(0, 1), { device: 'meta' }),
+      CB: metaTensor(this.dims, 'int8', 'packed_int8'),
+      SCB: metaTensor(this.dims.slice(0, 1)),
     };
     return this.#packed;
   }
@@ -183,15 +195,16 @@ export class Int8Params extends Parameter {
 
   /** The weights in float32: CB · SCB / 127, or the float values while they are not quantized. */
   dequantize(): Tensor {
-    return this.#int8 === null ? F.to(this.data, { dtype: 'float32' }) : F.dequantizeWeight(this.#int8.CB, this.#int8.SCB);
+    return this.#int8 === null
+      ? F.to(this.data, { dtype: 'float32' })
+      : F.dequantizeWeight(this.#int8.CB, this.#int8.SCB);
   }
 
   /** A deep copy: its own storage, same state. */
   override clone(): Int8Params {
     const { hasFp16Weights, requiresGrad } = this;
-    const copy = (tensor: Tensor): Tensor => (tensor.isMeta ? tensor : F.clone(tensor));
-    const SCB = this.#int8 === null ? null : copy(this.#int8.SCB);
-    return new Int8Params(copy(this.data), { hasFp16Weights, requiresGrad, SCB });
+    const SCB = this.#int8 === null ? null : F.clone(this.#int8.SCB);
+    return new Int8Params(F.clone(this.data), { hasFp16Weights, requiresGrad, SCB });
   }
 }
 

@@ -1,8 +1,9 @@
 /**
  * Parameters: tensors whose identity outlives moves, casts and loads, so that modules can share them. `Int8Params` is in `int8-params.ts`.
  */
-import { type DeviceName, type DType, DTYPES, empty, F, type Tensor, Tensor as TensorClass } from '@metashard/core';
+import { type DeviceName, DTYPES, type DType, F, Tensor, type TensorParts } from '@metashard/core';
 import { emptyMode } from './empty-mode.js';
+import { metaTensor } from './meta-tensor.js';
 
 export interface ParameterOptions {
   requiresGrad?: boolean;
@@ -14,15 +15,19 @@ export interface MoveTarget {
   dtype?: DType;
 }
 
+/** The parts of a tensor that is nobody's view. */
+function withoutBase({ parts }: Tensor): TensorParts {
+  return parts.base === undefined ? parts : { ...parts, base: undefined };
+}
+
 /** The parts of `data` as a tensor of its own; on meta while `initEmptyWeights` runs. */
-function ownParts(data: Tensor) {
-  const { dims, dtype, layout } = data;
-  if (emptyMode() !== null && !data.isMeta) return empty(dims, { dtype, layout, device: 'meta' }).parts;
-  return { ...data.parts, base: undefined };
+function ownParts(data: Tensor): TensorParts {
+  if (emptyMode() !== null && !data.isMeta) return metaTensor(data.dims, data.dtype, data.layout).parts;
+  return withoutBase(data);
 }
 
 /** A tensor that a module owns and `namedParameters` lists. Two modules that hold the same object share (tie) it. */
-export class Parameter extends TensorClass {
+export class Parameter extends Tensor {
   requiresGrad: boolean;
 
   constructor(data: Tensor, { requiresGrad = true }: ParameterOptions = {}) {
@@ -32,17 +37,17 @@ export class Parameter extends TensorClass {
 
   /** What the parameter holds, as a plain tensor over the same storage. Setting it replaces values, dtype and device; the shape must stay. */
   get data(): Tensor {
-    return new TensorClass({ ...this.parts, base: undefined });
+    return new Tensor(withoutBase(this));
   }
   set data(value: Tensor) {
-    this.replaceParts({ ...value.parts, base: undefined });
+    this.replaceParts(withoutBase(value));
   }
 
   /** Moves and casts in place; integers are never cast. Throws StateError when leaving meta. */
   moveTo({ device, dtype }: MoveTarget): void {
     const cast = dtype !== undefined && DTYPES[this.dtype].isFloat ? { dtype } : {};
     const moved = F.to(this.data, device === undefined ? cast : { device, ...cast });
-    this.replaceParts({ ...moved.parts, base: undefined });
+    this.replaceParts(withoutBase(moved));
   }
 
   /** Takes new values as `loadStateDict` does: cast to this dtype, moved to this device; a parameter on meta takes the value's device. */

@@ -7,7 +7,6 @@ import {
   type Dim,
   type DType,
   dtypeBytes,
-  empty,
   formatDims,
   type Layout,
   type OpBackend,
@@ -22,6 +21,7 @@ import {
   type TensorSpec,
 } from '@metashard/core';
 import { ConstantTensor } from './constant-tensor.js';
+import { metaTensor } from './meta-tensor.js';
 import type { Module } from './module.js';
 
 /** Largest constant a program carries, bytes. */
@@ -58,7 +58,7 @@ class Recorder implements Recording {
   }
 
   input(name: string, { dims, dtype }: TensorSpec): Tensor {
-    const tensor = empty(dims, { dtype, device: 'meta' });
+    const tensor = metaTensor(dims, dtype);
     this.#add(tensor, { kind: 'input', dims, dtype, layout: 'strided', name });
     return tensor;
   }
@@ -66,7 +66,7 @@ class Recorder implements Recording {
   cache(name: string, dims: readonly Dim[], dtype: DType): Tensor {
     let tensor = this.#caches.get(name);
     if (tensor === undefined) {
-      tensor = empty(dims, { dtype, device: 'meta' });
+      tensor = metaTensor(dims, dtype);
       this.#caches.set(name, tensor);
       this.#add(tensor, { kind: 'cache', dims, dtype, layout: 'strided', name });
     }
@@ -84,7 +84,12 @@ class Recorder implements Recording {
   }
 
   /** Writes an op down; its outputs are new activations. */
-  append(op: OpName, inputs: readonly (Tensor | null)[], attributes: readonly number[], outputs: readonly Tensor[]): void {
+  append(
+    op: OpName,
+    inputs: readonly (Tensor | null)[],
+    attributes: readonly number[],
+    outputs: readonly Tensor[],
+  ): void {
     const ins = inputs.map((tensor) => (tensor === null ? -1 : this.#idOf(tensor)));
     const outs = outputs.map((tensor) => this.#add(tensor, { kind: 'activation', ...specOf(tensor) }));
     this.#ops.push({ op, inputs: ins, outputs: outs, attributes: [...attributes], module: this.#path.at(-1) ?? '' });
@@ -169,7 +174,7 @@ let active: Recorder | null = null;
 
 const metaBackend: OpBackend = {
   run(op, inputs, attributes, outputs) {
-    const results = outputs.map(({ dims, dtype, layout = 'strided' }) => empty(dims, { dtype, layout, device: 'meta' }));
+    const results = outputs.map(({ dims, dtype, layout = 'strided' }) => metaTensor(dims, dtype, layout));
     active?.append(op, inputs, attributes, results);
     return results;
   },

@@ -76,10 +76,13 @@ export class LoadPlan {
         ...(missing.length > 0 ? [`missing ${listed(missing, ', ')}`] : []),
         ...(unexpected.length > 0 ? [`unexpected ${listed(unexpected, ', ')}`] : []),
       ];
-      throw new CheckpointError(`loadStateDict: expected every tensor of the module and no other, ${parts.join('; ')}`, {
-        details: { missing, unexpected },
-        hint: 'strict: false loads what matches',
-      });
+      throw new CheckpointError(
+        `loadStateDict: expected every tensor of the module and no other, ${parts.join('; ')}`,
+        {
+          details: { missing, unexpected },
+          hint: 'strict: false loads what matches',
+        },
+      );
     }
     for (const action of this.#actions) action();
     return { missing, unexpected };

@@ -63,7 +63,10 @@ napi_value invoke(napi_env env, napi_callback_info info) {
 // Runs on the ending thread after its last JavaScript. Contexts of other threads are none of its business.
 void end_environment(void *data) {
   auto *environment = static_cast<Environment *>(data);
-  for (const double id : environment->contexts) close_context(id);
+  for (const double id : environment->contexts) {
+    const ContextRef context = contexts().remove(id);
+    if (context != nullptr) context->close();  // else another thread has closed it
+  }
   for (const double id : environment->files) files().remove(id);
   delete environment;
 }

@@ -150,7 +150,8 @@ void throw_to_javascript(napi_env env, const Function &function, const Failure &
   napi_is_exception_pending(env, &pending);
   if (pending) return;
   const std::string message = std::string(function.name) + ": " + failure.message;
-  napi_value text, error, value;
+  // Null where a call fails because the thread is being terminated; Node-API refuses null.
+  napi_value text = nullptr, error = nullptr, value = nullptr;
   // A backend's message may have been cut inside a character: V8 replaces what is not UTF-8.
   napi_create_string_utf8(env, message.data(), message.size(), &text);
   if (napi_create_error(env, nullptr, text, &error) != napi_ok) return;

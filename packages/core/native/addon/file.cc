@@ -76,7 +76,7 @@ napi_value read_file(Call &call) {
 
 napi_value close_file(Call &call) {
   const double id = call.id(0, "file");
-  if (files().remove(id) == nullptr) files().get(id, "file");
+  files().take(id, "file");
   call.environment().files.erase(id);
   return nullptr;
 }

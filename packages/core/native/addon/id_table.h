@@ -52,14 +52,16 @@ class IdTable {
     return object;
   }
 
-  // As find, but throws: `what` names the argument.
-  std::shared_ptr<T> get(double id, const char *what) const {
-    std::shared_ptr<T> object = find(id);
+  // As find and remove, but throwing where there is none; `what` names the argument.
+  std::shared_ptr<T> get(double id, const char *what) const { return required(find(id), id, what); }
+  std::shared_ptr<T> take(double id, const char *what) { return required(remove(id), id, what); }
+
+ private:
+  static std::shared_ptr<T> required(std::shared_ptr<T> object, double id, const char *what) {
     if (object == nullptr) MS_REFUSE("%s: expected the id of a live %s, got %.17g", what, kNames[int(Kind)], id);
     return object;
   }
 
- private:
   struct Slot {
     std::shared_ptr<T> object;
     uint64_t generation = 0;

@@ -161,13 +161,6 @@ void Context::close() {
   for (const double id : owned_buffers) buffers().remove(id);
 }
 
-bool close_context(double id) {
-  const ContextRef context = contexts().remove(id);
-  if (context == nullptr) return false;
-  context->close();
-  return true;
-}
-
 Buffer::Buffer(ContextRef owner, size_t bytes, int kind) : context(std::move(owner)), bytes(bytes), kind(kind) {
   context->accounting.take(bytes, kind);
   try {
@@ -200,7 +193,7 @@ napi_value open_context(Call &call) {
 
 napi_value close_context(Call &call) {
   const double id = call.id(0, "context");
-  if (!metashard::close_context(id)) contexts().get(id, "context");
+  contexts().take(id, "context")->close();
   call.environment().contexts.erase(id);
   return nullptr;
 }
@@ -244,9 +237,8 @@ napi_value alloc(Call &call) {
 
 napi_value free(Call &call) {
   const double id = call.id(0, "buffer");
-  const BufferRef buffer = buffers().remove(id);
-  if (buffer == nullptr) buffers().get(id, "buffer");
-  else buffer->context->disown(id);
+  const BufferRef buffer = buffers().take(id, "buffer");
+  buffer->context->disown(id);
   return nullptr;
 }
 

@@ -127,9 +127,6 @@ using BufferRef = std::shared_ptr<Buffer>;
 IdTable<Context, IdKind::context> &contexts();
 IdTable<Buffer, IdKind::buffer> &buffers();
 
-// Takes a context out of its table and frees what it owns; false if the id is none.
-bool close_context(double id);
-
 // Throws unless offset … offset + bytes lies within `available` bytes. `what` names the thing.
 void check_range(const char *what, uint64_t offset, uint64_t bytes, uint64_t available);
 

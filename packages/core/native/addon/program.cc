@@ -258,9 +258,8 @@ napi_value run_program(Call &call) {
 
 napi_value free_program(Call &call) {
   const double id = call.id(0, "program");
-  const std::shared_ptr<Program> program = programs().remove(id);
-  if (program == nullptr) programs().get(id, "program");
-  else program->context->disown(id);
+  const std::shared_ptr<Program> program = programs().take(id, "program");
+  program->context->disown(id);
   return nullptr;
 }
 

@@ -18,7 +18,7 @@ inline __m256i widen_quad(const uint8_t *p) {
 
 // tile[r][0 … 4 * quarters - 1] for `quarters` quarter lines from w on.
 template <int rows, int quarters>
-void dot_quarters(const uint8_t *panel, const int8_t *w, int64_t quads, int32_t *tile) {
+void dot_quarters(const uint8_t *panel, const int8_t *w, int64_t quads, int64_t ahead, int32_t *tile) {
   __m256i sums[rows][quarters];
 #pragma GCC unroll 6
   for (int r = 0; r < rows; r++) {
@@ -29,7 +29,7 @@ void dot_quarters(const uint8_t *panel, const int8_t *w, int64_t quads, int32_t 
     __m256i b[quarters];
 #pragma GCC unroll 4
     for (int i = 0; i < quarters; i++) b[i] = widen_bytes(w + i * 16);
-    _mm_prefetch(reinterpret_cast<const char *>(w + 2048), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char *>(w + ahead), _MM_HINT_T0);
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
       const __m256i a = widen_quad(panel + r * 4);
@@ -49,20 +49,20 @@ void dot_quarters(const uint8_t *panel, const int8_t *w, int64_t quads, int32_t 
 
 // Registers: rows × quarters sums, the widened weights, one activation.
 template <int rows>
-void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
+void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead, int32_t *tile) {
   constexpr int quarters = rows <= 2 ? 4 : 2;
   for (int half = 0; half < 2; half++) {
     const int8_t *w = half == 0 ? w0 : w1;
     for (int i = 0; i < 4; i += quarters) {
-      dot_quarters<rows, quarters>(panel, w + i * 16, quads, tile + half * block_rows + i * 4);
+      dot_quarters<rows, quarters>(panel, w + i * 16, quads, ahead, tile + half * block_rows + i * 4);
     }
   }
 }
 
 template <int R>
-void dot_by_rows(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
-  if (rows == R) return dot_rows<R>(panel, w0, w1, quads, tile);
-  if constexpr (R > 1) dot_by_rows<R - 1>(rows, panel, w0, w1, quads, tile);
+void dot_by_rows(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead, int32_t *tile) {
+  if (rows == R) return dot_rows<R>(panel, w0, w1, quads, ahead, tile);
+  if constexpr (R > 1) dot_by_rows<R - 1>(rows, panel, w0, w1, quads, ahead, tile);
 }
 
 struct widening_kernel {
@@ -70,8 +70,8 @@ struct widening_kernel {
   static constexpr uint32_t activation_xor = 0;
   static constexpr double products_per_cycle = 24;
 
-  static void dot(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
-    dot_by_rows<max_rows>(rows, panel, w0, w1, quads, tile);
+  static void dot(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead, int32_t *tile) {
+    dot_by_rows<max_rows>(rows, panel, w0, w1, quads, ahead, tile);
   }
 
   static int32_t dot_strided(const int8_t *a, const int8_t *w, int64_t K) {

@@ -8,7 +8,7 @@
 namespace {
 
 template <int rows>
-void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
+void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead, int32_t *tile) {
   // Few rows: several independent sums, to cover the latency of the instruction.
   constexpr int chains = rows == 1 ? 4 : rows <= 3 ? 2 : 1;
   __m512i sums[chains * rows][2];
@@ -19,8 +19,8 @@ void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t 
     for (int c = 0; c < chains; c++) {
       const int8_t *line0 = w0 + (q + c) * 64, *line1 = w1 + (q + c) * 64;
       const __m512i b0 = _mm512_load_si512(line0), b1 = _mm512_load_si512(line1);
-      _mm_prefetch(reinterpret_cast<const char *>(line0 + 2048), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char *>(line1 + 2048), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char *>(line0 + ahead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char *>(line1 + ahead), _MM_HINT_T0);
 #pragma GCC unroll 12
       for (int r = 0; r < rows; r++) {
         int32_t quad;
@@ -46,9 +46,9 @@ void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t 
 }
 
 template <int R>
-void dot_by_rows(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
-  if (rows == R) return dot_rows<R>(panel, w0, w1, quads, tile);
-  if constexpr (R > 1) dot_by_rows<R - 1>(rows, panel, w0, w1, quads, tile);
+void dot_by_rows(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead, int32_t *tile) {
+  if (rows == R) return dot_rows<R>(panel, w0, w1, quads, ahead, tile);
+  if constexpr (R > 1) dot_by_rows<R - 1>(rows, panel, w0, w1, quads, ahead, tile);
 }
 
 struct vnni_kernel {
@@ -56,8 +56,8 @@ struct vnni_kernel {
   static constexpr uint32_t activation_xor = 0x80;
   static constexpr double products_per_cycle = 128;
 
-  static void dot(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
-    dot_by_rows<max_rows>(rows, panel, w0, w1, quads, tile);
+  static void dot(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead, int32_t *tile) {
+    dot_by_rows<max_rows>(rows, panel, w0, w1, quads, ahead, tile);
   }
 
   // Here the weight is the u8 one: Σ (w + 128) · a - 128 · Σ a.

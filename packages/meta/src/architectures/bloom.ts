@@ -157,7 +157,13 @@ function parse(raw: RawConfig): BloomConfig {
   const numHeads = reader.count(['n_head', 'num_attention_heads']);
   if (hiddenSize % numHeads !== 0) throw reader.refusal('n_head', numHeads, `a divisor of hidden_size ${hiddenSize}`);
   // Of Megatron's training: how the kernels were fused and split, not what they compute.
-  reader.neutral('attention_softmax_in_fp32', 'bias_dropout_fusion', 'masked_softmax_fusion', 'offset_alibi', 'seq_length');
+  reader.neutral(
+    'attention_softmax_in_fp32',
+    'bias_dropout_fusion',
+    'masked_softmax_fusion',
+    'offset_alibi',
+    'seq_length',
+  );
   reader.neutral('skip_bias_add', 'skip_bias_add_qkv', 'slow_but_exact', 'unk_token_id', 'n_inner');
   return {
     hiddenSize,

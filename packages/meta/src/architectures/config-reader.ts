@@ -2,7 +2,7 @@
  * Reads a model's config.json: every field asked for is checked, every field that would change numerics and is not implemented is refused by
  * name, and what nobody knows is listed. What the fields mean is in the architecture files.
  */
-import { type DType, parseDType, UnsupportedConfigError } from '@metashard/core';
+import { DTYPES, type DType, isDType, UnsupportedConfigError } from '@metashard/core';
 
 export type RawConfig = Readonly<Record<string, unknown>>;
 
@@ -89,7 +89,12 @@ export class ConfigReader {
 
   /** A positive whole number. */
   count<T = never>(fields: string | string[], choice?: Choice<T>): number | T {
-    return this.#checked(fields, choice, 'a positive whole number', (value) => Number.isInteger(value) && Number(value) > 0);
+    return this.#checked(
+      fields,
+      choice,
+      'a positive whole number',
+      (value) => Number.isInteger(value) && Number(value) > 0,
+    );
   }
   number<T = never>(fields: string | string[], choice?: Choice<T>): number | T {
     return this.#checked(fields, choice, 'a number', (value) => typeof value === 'number' && Number.isFinite(value));
@@ -138,7 +143,7 @@ export class ConfigReader {
       this.only(field, [false], 'false for a decoder-only model');
     }
     const pruned = this.value('pruned_heads');
-    if (pruned !== undefined && Object.keys(pruned).length > 0) throw this.refusal('pruned_heads', pruned, 'none');
+    if (Object.keys(pruned ?? {}).length > 0) throw this.refusal('pruned_heads', pruned, 'none');
   }
 
   tokenId(field: string): number | null {
@@ -151,7 +156,10 @@ export class ConfigReader {
   }
   /** Both spellings: `dtype` and `torch_dtype`. */
   dtype(): DType {
-    return parseDType(this.word(['dtype', 'torch_dtype'], { default: 'float32' }));
+    const name = this.word(['dtype', 'torch_dtype'], { default: 'float32' });
+    const short = name.replace(/^torch\./, '');
+    if (isDType(short) && DTYPES[short].isFloat) return short;
+    throw this.refusal('dtype', name, 'float32, float16 or bfloat16');
   }
 
   /** The fields every config has; call it last, so that `ignoredFields` is complete. `tied` is the model class's default. */

@@ -34,7 +34,8 @@ export function findArchitecture(raw: RawConfig): Architecture {
   const near = typeof raw.model_type === 'string' ? nearestWord(raw.model_type, known) : undefined;
   throw new UnsupportedConfigError(`config.json model_type: expected ${known.join(', ')}, got ${got}`, {
     details: { field: 'model_type', value: raw.model_type },
-    hint: near === undefined ? 'an architecture is one file in packages/meta/src/architectures' : `did you mean ${near}?`,
+    hint:
+      near === undefined ? 'an architecture is one file in packages/meta/src/architectures' : `did you mean ${near}?`,
   });
 }
 

@@ -1,6 +1,7 @@
 /** Values of new parameters, as PyTorch's layers draw them but from one seeded generator: the same program makes the same weights. */
-import { type DeviceName, type DType, empty, elementCount, parseDevice, tensor, uniformGenerator } from '@metashard/core';
+import { type DeviceName, type DType, elementCount, parseDevice, tensor, uniformGenerator } from '@metashard/core';
 import { emptyMode } from '../empty-mode.js';
+import { metaTensor } from '../meta-tensor.js';
 import { Parameter } from '../parameter.js';
 
 export interface FactoryOptions {
@@ -45,7 +46,7 @@ export function newParameter(
   fill: Initializer,
 ): Parameter {
   if (emptyMode() !== null || parseDevice(device).type === 'meta') {
-    return new Parameter(empty(shape, { dtype, device: 'meta' }));
+    return new Parameter(metaTensor(shape, dtype));
   }
   const values = new Float32Array(elementCount(shape));
   fill(values);

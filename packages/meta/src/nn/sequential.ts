@@ -1,7 +1,7 @@
 /** nn.Sequential: modules one after another. */
 import { ArgumentError, type Tensor } from '@metashard/core';
-import { ModuleContainer } from '../module-list.js';
 import { Module } from '../module.js';
+import { ModuleContainer } from '../module-list.js';
 
 /** A module from one tensor to one tensor. */
 export interface TensorModule extends Module {

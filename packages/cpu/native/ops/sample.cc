@@ -1,0 +1,193 @@
+// One token per row of logits: repetition penalty (Keskar et al. 2019), temperature, top-k, top-p (Holtzman et al. 2020), then the first
+// id, in order of falling probability, whose cumulative probability exceeds the uniform. All in float64, in an order fixed by V alone.
+#include <math.h>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "ops/op.h"
+
+namespace {
+
+constexpr int64_t chunk = 16384;  // ids per task; partial sums are added in order of the chunks
+constexpr int64_t first_sorted = 256;
+
+struct sample_call {
+  operand logits, parameters, uniforms, history, history_lengths, ids;
+};
+
+sample_call read(const op_arguments &arguments) {
+  sample_call call;
+  call.logits = arguments.input(0, "logits", 2, f32_only);          // [R, V]
+  call.parameters = arguments.input(1, "parameters", 2, f32_only);  // [R, 4]
+  call.uniforms = arguments.input(2, "uniforms", 1, f32_only);      // [R]
+  call.history = arguments.input(3, "history", 2, i32_only);        // [R, L]
+  call.history_lengths = arguments.input(4, "history_lengths", 1, i32_only);
+  call.ids = arguments.output(0, "ids", 1, i32_only);
+  const int64_t R = call.logits.shape[0];
+  for (const operand *tensor : {&call.logits, &call.parameters, &call.uniforms, &call.history, &call.history_lengths}) {
+    arguments.unit_stride(*tensor, "every input");
+  }
+  arguments.shape(call.parameters, "parameters", {R, 4});
+  arguments.shape(call.uniforms, "uniforms", {R});
+  arguments.shape(call.history, "history", {R, call.history.shape[1]});
+  arguments.shape(call.history_lengths, "history_lengths", {R});
+  arguments.shape(call.ids, "ids", {R});
+  EXPECT(call.logits.shape[1] > 0 || R == 0, "sample: expected logits of at least 1 id, got 0");
+  return call;
+}
+
+size_t scratch(const op_arguments &arguments) { return size_t(round_up(read(arguments).logits.shape[1] * 12, 64)); }
+
+struct sample_row {
+  int64_t V;
+  const float *logits;
+  double temperature, top_k, top_p, penalty, uniform;
+  const int32_t *history;
+  int32_t history_length;
+  double *weights;  // [V]: logits, then exp((logit - largest) / temperature)
+  int32_t *order;   // [V]: ids, the first `sorted` by falling weight
+  int64_t sorted = 0;
+
+  int32_t choose();
+
+ private:
+  void penalize();
+  int32_t largest() const;
+  double weigh(double top);
+  void sort_at_least(int64_t count);
+  int64_t kept_of_top_p(int64_t kept, double total, double &kept_total);
+  int32_t first_beyond(double target, int64_t kept);
+};
+
+// A seen id's logit is divided by the penalty if positive, else multiplied; once, however often it was seen.
+void sample_row::penalize() {
+  for (int64_t i = 0; i < V; i++) weights[i] = double(logits[i]);
+  if (penalty == 1.0) return;
+  for (int32_t i = 0; i < history_length; i++) {
+    const double logit = double(logits[history[i]]);
+    weights[history[i]] = logit > 0 ? logit / penalty : logit * penalty;
+  }
+}
+
+int32_t sample_row::largest() const {
+  int64_t best = 0;
+  for (int64_t i = 0; i < V; i++) {
+    if (weights[i] != weights[i]) return int32_t(i);
+    if (weights[i] > weights[best]) best = i;
+  }
+  return int32_t(best);
+}
+
+double sample_row::weigh(double top) {
+  std::vector<double> sums(size_t((V + chunk - 1) / chunk));
+  parallel(int64_t(sums.size()), [&](int64_t index) {
+    double sum = 0;
+    for (int64_t i = index * chunk; i < std::min(V, (index + 1) * chunk); i++) {
+      weights[i] = exp((weights[i] - top) / temperature);
+      sum += weights[i];
+    }
+    sums[size_t(index)] = sum;
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+// Puts the ids of the `count` largest weights in front, in order. A few hundred usually do, so the rest stays unsorted.
+void sample_row::sort_at_least(int64_t count) {
+  if (sorted == 0) std::iota(order, order + V, 0);
+  const auto before = [this](int32_t a, int32_t b) { return weights[a] > weights[b] || (weights[a] == weights[b] && a < b); };
+  while (sorted < std::min(count, V)) {
+    const int64_t wanted = std::min(V, std::max({count, first_sorted, 8 * sorted}));
+    if (wanted < V) std::nth_element(order + sorted, order + wanted, order + V, before);
+    std::sort(order + sorted, order + wanted, before);
+    sorted = wanted;
+  }
+}
+
+// The smallest number of ids, of the `kept` first, whose weights reach top_p of `total`; at least one.
+int64_t sample_row::kept_of_top_p(int64_t kept, double total, double &kept_total) {
+  double sum = 0;
+  for (int64_t i = 0; i < kept; i++) {
+    sort_at_least(i + 1);
+    sum += weights[order[i]];
+    if (sum >= top_p * total) {
+      kept_total = sum;
+      return i + 1;
+    }
+  }
+  kept_total = sum;
+  return kept;
+}
+
+int32_t sample_row::first_beyond(double target, int64_t kept) {
+  double sum = 0;
+  int32_t last = order[0];
+  for (int64_t i = 0; i < kept; i++) {
+    sort_at_least(i + 1);
+    if (weights[order[i]] == 0) break;  // rounding kept the sum below the target
+    last = order[i];
+    sum += weights[last];
+    if (sum > target) break;
+  }
+  return last;
+}
+
+int32_t sample_row::choose() {
+  penalize();
+  const int32_t greedy = largest();
+  const double top = weights[greedy];
+  if (!(temperature > 0) || !isfinite(top)) return greedy;
+  double total = weigh(top);
+  int64_t kept = V;
+  if (top_k >= 1 && top_k < double(V)) {
+    kept = int64_t(top_k);
+    sort_at_least(kept);
+    total = 0;
+    for (int64_t i = 0; i < kept; i++) total += weights[order[i]];
+  }
+  if (top_p < 1) kept = kept_of_top_p(kept, total, total);
+  sort_at_least(1);
+  return first_beyond(uniform * total, kept);
+}
+
+sample_row row_of(const sample_call &call, int64_t row, void *memory) {
+  const int64_t V = call.logits.shape[1];
+  const float *p = call.parameters.as<float>() + row * call.parameters.stride[0];
+  sample_row result;
+  result.V = V;
+  result.logits = call.logits.as<float>() + row * call.logits.stride[0];
+  result.temperature = p[0];
+  result.top_k = p[1];
+  result.top_p = p[2];
+  result.penalty = p[3];
+  result.uniform = call.uniforms.as<float>()[row];
+  result.history = call.history.as<int32_t>() + row * call.history.stride[0];
+  result.history_length = call.history_lengths.as<int32_t>()[row];
+  result.weights = static_cast<double *>(memory);
+  result.order = reinterpret_cast<int32_t *>(result.weights + V);
+  return result;
+}
+
+void check_row(const sample_row &row, int64_t L) {
+  EXPECT(row.penalty > 0, "sample: expected a repetition_penalty above 0, got %g", row.penalty);
+  EXPECT(row.history_length >= 0 && row.history_length <= L, "sample: expected history_lengths from 0 to %lld, got %d", (long long)L,
+         row.history_length);
+  for (int32_t i = 0; i < row.history_length; i++) {
+    EXPECT(row.history[i] >= 0 && row.history[i] < row.V, "sample: expected ids from 0 to %lld in history, got %d",
+           (long long)(row.V - 1), row.history[i]);
+  }
+}
+
+void run(const op_arguments &arguments, const isa_tables &) {
+  const sample_call call = read(arguments);
+  for (int64_t row = 0; row < call.logits.shape[0]; row++) {
+    sample_row work = row_of(call, row, arguments.call().scratch);
+    check_row(work, call.history.shape[1]);
+    call.ids.as<int32_t>()[row] = work.choose();
+  }
+}
+
+}  // namespace
+
+const op_definition op_sample = {scratch, run};

@@ -1,0 +1,126 @@
+/** `loadModel`: the sentence of the design, step by step. Each step is a file of its name. */
+import { basename, resolve } from 'node:path';
+import { ArgumentError, CheckpointError, ConfigError, type DeviceName, ensureBackend, native, type ProgramTensor } from '@metashard/core';
+import { findTiedParameters, type ParsedConfig } from '@metashard/meta';
+import { resolveDevices } from './devices.js';
+import { Executors } from './executors.js';
+import { readGenerationConfig } from './generation-config.js';
+import { LoadedModel } from './loaded-model.js';
+import { tensorBytes } from './memory-plan.js';
+import { type ModelSource, openModelSource } from './model-source.js';
+import type { LoadModelOptions, LoadProgress } from './options.js';
+import type { DevicePlan } from './plan.js';
+import { planRecorded, type RecordedModel, recordModel } from './plan-device-map.js';
+import type { PlannedProgram } from './plan-program.js';
+import { loadTokenizer } from './tokenizer.js';
+import { findWeightSources, instructionsFor } from './weight-sources.js';
+
+const DEFAULT_MAX_SEQ_LEN = 2048;
+
+/**
+ * Loads a model from a folder or the local Hugging Face cache, in 8 bits if asked, over all devices of its plan. The plan is checked before any weight is read;
+ * on any failure (or abort) nothing stays behind. Throws ModelNotFoundError, UnsupportedConfigError, CheckpointError, DeviceMapError, InsufficientMemoryError,
+ * DeviceUnavailableError, OutOfMemoryError, and the signal's reason.
+ */
+export async function loadModel(nameOrFolder: string, options: LoadModelOptions = {}): Promise<LoadedModel> {
+  const { signal } = options;
+  signal?.throwIfAborted();
+  const source = await openModelSource(nameOrFolder, options);
+  const { checkpoint } = source;
+  if (checkpoint === null) {
+    throw new CheckpointError(`${source.folder}: expected weights, got a config alone`, { hint: 'a config can be planned: metashard plan' });
+  }
+  const recorded = recordSource(source, options);
+  const planned = planSource(source, recorded, options);
+  const sources = findWeightSources({
+    program: recorded.program,
+    checkpoint,
+    baseModelPrefix: source.architecture.baseModelPrefix,
+    tied: findTiedParameters(source.model),
+    ignore: source.architecture.ignoredTensors,
+  });
+  const tokenizer = await loadTokenizer(source.folder);
+  const generationDefaults = readGenerationConfig(source.folder, tokenIds(source.config));
+  applyThreads(options);
+  signal?.throwIfAborted();
+  const { vocabSize, maxSeqLen, maxBatchSize } = recorded;
+  const sampler = vocabSize === null ? null : { sequences: maxBatchSize, maxSeqLen, vocabSize };
+  const executors = await Executors.start({ program: recorded.program, planned, dims: planned.dims, sampler });
+  try {
+    const perDevice = new Map([...planned.memory].map(([device, memory]) => [device, instructionsFor(memory.weights, sources)]));
+    await executors.load(perDevice, reportProgress(recorded, planned, options), signal);
+  } catch (error) {
+    await executors.dispose();
+    throw error;
+  }
+  options.logger?.info(`loaded ${planned.plan.model} over ${[...planned.memory.keys()].join(', ')}`);
+  return new LoadedModel({ source, recorded, planned, executors, tokenizer, generationDefaults });
+}
+
+/** The plan `loadModel` would follow; a folder with a config alone is enough. Throws what planning throws. */
+export async function planModel(nameOrFolder: string, options: LoadModelOptions = {}): Promise<DevicePlan> {
+  const source = await openModelSource(nameOrFolder, options);
+  return planSource(source, recordSource(source, options), options).plan;
+}
+
+function recordSource(source: ModelSource, options: LoadModelOptions): RecordedModel {
+  const own = source.config.maxPositionEmbeddings;
+  const maxSeqLen = options.maxSeqLen ?? Math.min(own ?? DEFAULT_MAX_SEQ_LEN, DEFAULT_MAX_SEQ_LEN);
+  const maxBatchSize = options.maxBatchSize ?? 1;
+  for (const [name, value] of Object.entries({ maxSeqLen, maxBatchSize })) {
+    if (!Number.isInteger(value) || value < 1) throw new ArgumentError(`${name}: expected a whole number of at least 1, got ${value}`);
+  }
+  if (own !== null && maxSeqLen > own) {
+    throw new ConfigError(`max_seq_len: expected at most the model's ${own}, got ${maxSeqLen}`);
+  }
+  return recordModel(source.model, { maxSeqLen, maxBatchSize });
+}
+
+function planSource(source: ModelSource, recorded: RecordedModel, options: LoadModelOptions) {
+  return planRecorded(recorded, resolveDevices(options), {
+    deviceMap: options.deviceMap ?? 'auto',
+    model: basename(resolve(source.folder)),
+    skipped: source.skipped,
+    ignoredConfigFields: [...source.config.ignoredFields],
+  });
+}
+
+function tokenIds({ bosTokenId, eosTokenIds, padTokenId }: ParsedConfig) {
+  return { bosTokenId, eosTokenId: eosTokenIds, padTokenId };
+}
+
+function applyThreads({ threads }: LoadModelOptions): void {
+  if (threads === undefined) return;
+  if (!Number.isInteger(threads) || threads < 1) throw new ArgumentError(`threads: expected a whole number of at least 1, got ${threads}`);
+  ensureBackend('cpu');
+  native().configureBackend('cpu', 'threads', String(threads));
+}
+
+function reportProgress(recorded: RecordedModel, planned: PlannedProgram & { dims: Parameters<typeof tensorBytes>[1] }, { onProgress }: LoadModelOptions) {
+  const totals = new Map<DeviceName, number>();
+  const loaded = new Map<DeviceName, number>();
+  const sizes = new Map<string, number>();
+  for (const tensor of recorded.program.tensors as readonly ProgramTensor[]) {
+    if (tensor.kind === 'weight') sizes.set(tensor.name ?? '', tensorBytes(tensor, planned.dims));
+  }
+  for (const [device, memory] of planned.memory) {
+    let total = 0;
+    for (const id of memory.weights) total += tensorBytes(recorded.program.tensors[id] as ProgramTensor, planned.dims);
+    totals.set(device, total);
+  }
+  const sum = (values: Iterable<number>): number => [...values].reduce((a, b) => a + b, 0);
+  const started = performance.now();
+  return (device: DeviceName, tensor: string): void => {
+    const scales = sizes.get(tensor.replace(/(^|\.)weight$/, '$1SCB'));
+    loaded.set(device, (loaded.get(device) ?? 0) + (sizes.get(tensor) ?? 0) + (scales ?? 0));
+    onProgress?.({
+      device,
+      tensor,
+      loadedBytes: loaded.get(device) ?? 0,
+      totalBytes: totals.get(device) ?? 0,
+      allLoadedBytes: sum(loaded.values()),
+      allTotalBytes: sum(totals.values()),
+      elapsedMs: performance.now() - started,
+    } satisfies LoadProgress);
+  };
+}

@@ -1,0 +1,93 @@
+/** What a folder says about a model before any weight is read: its config, the module tree on meta, which linears are in 8 bits. */
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CheckpointError, type CheckpointIndex, ModelNotFoundError, openCheckpoint, UnsupportedConfigError } from '@metashard/core';
+import { type BuiltModel, buildModel, Linear8bitLt, nn, type RawConfig, replaceLinear } from '@metashard/meta';
+import type { LoadModelOptions } from './options.js';
+import type { DevicePlan } from './plan.js';
+import { resolveModel } from './resolve-model.js';
+
+export interface ModelSource extends BuiltModel {
+  folder: string;
+  /** null: the folder holds no weights (a config alone can be planned). */
+  checkpoint: CheckpointIndex | null;
+  /** Linears left in float although the model is in 8 bits, and why. */
+  skipped: DevicePlan['skipped'];
+}
+
+const DEFAULT_THRESHOLD = 6.0;
+
+/** Finds, reads and builds on meta. Throws ModelNotFoundError, CheckpointError, UnsupportedConfigError. */
+export async function openModelSource(nameOrFolder: string, options: LoadModelOptions): Promise<ModelSource> {
+  const folder = resolveModel(nameOrFolder, options.revision === undefined ? {} : { revision: options.revision });
+  const raw = await readConfig(folder);
+  const checkpoint = await openWeights(folder);
+  const built = buildModel(raw, { dtype: options.dtype ?? 'auto' });
+  return { ...built, folder, checkpoint, skipped: quantizeLinears(built, raw, checkpoint, options) };
+}
+
+async function readConfig(folder: string): Promise<RawConfig> {
+  const file = join(folder, 'config.json');
+  if (!existsSync(file)) {
+    throw new ModelNotFoundError(`${folder}: expected a config.json, got none`, { hint: 'give the folder that holds config.json and the safetensors files' });
+  }
+  try {
+    const parsed: unknown = JSON.parse(await readFile(file, 'utf8'));
+    if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed as RawConfig;
+  } catch (cause) {
+    throw new CheckpointError(`${file}: expected JSON, got ${(cause as Error).message}`, { cause, details: { file } });
+  }
+  throw new CheckpointError(`${file}: expected a JSON object`, { details: { file } });
+}
+
+async function openWeights(folder: string): Promise<CheckpointIndex | null> {
+  try {
+    return await openCheckpoint(folder);
+  } catch (error) {
+    if (error instanceof CheckpointError && error.code === 'checkpoint_missing') return null;
+    throw error;
+  }
+}
+
+/** Replaces linears as the options and the checkpoint say: a checkpoint in 8 bits decides by the presence of SCB. */
+function quantizeLinears(
+  { model, architecture }: BuiltModel,
+  raw: RawConfig,
+  checkpoint: CheckpointIndex | null,
+  options: LoadModelOptions,
+): DevicePlan['skipped'] {
+  const saved = savedQuantization(raw);
+  const wanted = options.loadIn8bit ?? saved !== null;
+  if (!wanted) return [];
+  const threshold = options.llmInt8Threshold ?? saved?.threshold ?? DEFAULT_THRESHOLD;
+  const skip = [...(options.llmInt8SkipModules ?? [])];
+  const outliers = options.outliers ?? 'per-batch';
+  const replace = (skipped: readonly string[]): DevicePlan['skipped'] =>
+    replaceLinear(model, { threshold, skip: skipped, hasFp16Weights: false, outliers }).skipped.map(({ name, reason }) => ({ module: name, reason }));
+  if (saved === null || checkpoint === null) return replace(skip);
+  const keep: string[] = [];
+  for (const [path, module] of model.namedModules()) {
+    if (module instanceof nn.Linear && !(module instanceof Linear8bitLt) && !hasScales(checkpoint, path, architecture.baseModelPrefix)) keep.push(path);
+  }
+  return replace([...skip, ...keep]);
+}
+
+function hasScales(checkpoint: CheckpointIndex, path: string, prefix: string): boolean {
+  const short = path.startsWith(`${prefix}.`) ? path.slice(prefix.length + 1) : `${prefix}.${path}`;
+  return checkpoint.tensors.has(`${path}.SCB`) || checkpoint.tensors.has(`${short}.SCB`);
+}
+
+/** quantization_config of a checkpoint that was saved in 8 bits; null for a float one. Throws UnsupportedConfigError for other quantizations. */
+function savedQuantization(raw: RawConfig): { threshold: number } | null {
+  const config = raw.quantization_config as Record<string, unknown> | undefined | null;
+  if (config === undefined || config === null) return null;
+  if (config.load_in_8bit === true && config.load_in_4bit !== true) {
+    const threshold = config.llm_int8_threshold;
+    return { threshold: typeof threshold === 'number' ? threshold : DEFAULT_THRESHOLD };
+  }
+  throw new UnsupportedConfigError(`config.json quantization_config: expected load_in_8bit, got ${JSON.stringify(config.quant_method ?? config)}`, {
+    hint: 'metashard reads float checkpoints and those saved in 8 bits by bitsandbytes',
+    details: { field: 'quantization_config' },
+  });
+}

@@ -1,0 +1,181 @@
+/** The device plan as a table for people: one row per device with its blocks and bytes, and below it everything that is not as one would expect. */
+import { formatBytes } from '@metashard/core';
+import type { DevicePlan, PlanDevice, PlanSegment } from './plan.js';
+
+const BLOCKS_WIDTH = 46;
+const BYTE_COLUMNS = ['weights', 'KV cache', 'activations', 'scratch', 'reserve', 'free'] as const;
+
+/** A table of several lines, without a newline at the end. No colours. */
+export function formatPlanTable(plan: DevicePlan): string {
+  const paths = segmentNames(plan.segments);
+  const shorten = withoutBasePrefix(paths.flat());
+  const names = paths.map((segment) => segment.map(shorten));
+  const rows = plan.devices.map((device) => [
+    device.emulated ? `${device.name} (emulated)` : device.name,
+    describeSegments(plan, names, device.name),
+    ...deviceBytes(device).map(formatBytes),
+  ]);
+  const totals = ['total', '', ...sumColumns(plan.devices.map(deviceBytes)).map(formatBytes)];
+  const header = ['device', 'blocks', ...BYTE_COLUMNS];
+  return [titleLine(plan), drawTable(header, rows, totals), ...notes(plan, shorten)].join('\n');
+}
+
+function titleLine({ model, strategy, maxSeqLen, maxBatchSize }: DevicePlan): string {
+  const map = strategy === 'explicit' ? 'explicit device map' : `device_map ${strategy}`;
+  return `${model}: ${map}, max_seq_len ${maxSeqLen}, max_batch_size ${maxBatchSize}`;
+}
+
+function deviceBytes(device: PlanDevice): number[] {
+  const { weightsBytes, kvCacheBytes, activationsBytes, scratchBytes, reserveBytes, freeBytes } = device;
+  return [weightsBytes, kvCacheBytes, activationsBytes, scratchBytes, reserveBytes, freeBytes];
+}
+
+function sumColumns(rows: readonly number[][]): number[] {
+  return BYTE_COLUMNS.map((_, column) => rows.reduce((sum, row) => sum + (row[column] ?? 0), 0));
+}
+
+/** `word_embeddings, h.0–h.3; ln_f → cuda:0`: segments in order of execution, the executing device where it is another one. */
+function describeSegments(plan: DevicePlan, names: readonly string[][], device: string): string {
+  const texts = plan.segments.flatMap((segment, i) => {
+    if (segment.device !== device) return [];
+    const text = compactNames(names[i] as string[]).join(', ');
+    return [segment.executeOn === device ? text : `${text} → ${segment.executeOn}`];
+  });
+  return texts.join('; ') || '–';
+}
+
+/**
+ * Per segment, its modules as few names: a block (the path up to its number) that lies in one segment is one name, one that is cut shows its parts.
+ * What lies in several segments and is no block (rotary tables, the root's own ops) is shown only where nothing else is.
+ */
+function segmentNames(segments: readonly PlanSegment[]): string[][] {
+  const levels = [(path: string) => blockPath(path), (path: string) => blockPath(path, 1), (path: string) => path];
+  const counts = levels.map((level) => {
+    const count = new Map<string, number>();
+    for (const { modules } of segments) {
+      for (const name of new Set(modules.map((path) => level(path)))) count.set(name, (count.get(name) ?? 0) + 1);
+    }
+    return count;
+  });
+  return segments.map(({ modules }) => {
+    const named = modules.map((path) => {
+      const at = levels.findIndex((level, i) => counts[i]?.get(level(path)) === 1);
+      return { name: (levels[at] ?? ((own: string) => own))(path), isShared: at < 0 && !/\d/.test(path) };
+    });
+    const own = named.filter(({ name, isShared }) => name !== '' && !isShared);
+    return [...new Set((own.length > 0 ? own : named).map(({ name }) => name || '(root)'))];
+  });
+}
+
+/** `transformer.h.3.mlp.dense` → `transformer.h.3`, with `more` = 1 `transformer.h.3.mlp`; a path without a number stays. */
+function blockPath(path: string, more = 0): string {
+  const parts = path.split('.');
+  const at = parts.findIndex((part) => /^\d+$/.test(part));
+  return at < 0 ? path : parts.slice(0, at + 1 + more).join('.');
+}
+
+/** Drops the base model's prefix (`transformer.`, `model.`): a first component that most paths share. */
+function withoutBasePrefix(paths: readonly string[]): (path: string) => string {
+  const counts = new Map<string, number>();
+  for (const path of paths) {
+    const [first, ...rest] = path.split('.');
+    if (rest.length > 0 && first !== undefined && !/^\d+$/.test(rest[0] as string))
+      counts.set(first, (counts.get(first) ?? 0) + 1);
+  }
+  const [prefix, count] = [...counts].sort((a, b) => b[1] - a[1])[0] ?? ['', 0];
+  return (path) => (count * 2 > paths.length && path.startsWith(`${prefix}.`) ? path.slice(prefix.length + 1) : path);
+}
+
+/** `h.0, h.1, h.2` → `h.0–h.2`; other names stay, repeated neighbours once. */
+export function compactNames(names: readonly string[]): string[] {
+  const runs: { first: string; last: string }[] = [];
+  for (const name of names) {
+    const run = runs.at(-1);
+    if (run?.last === name) continue;
+    if (run !== undefined && follows(run.last, name)) run.last = name;
+    else runs.push({ first: name, last: name });
+  }
+  return runs.map(({ first, last }) => (first === last ? first : `${first}–${last}`));
+}
+
+/** Whether two names differ in one number only, the second's being one more. */
+function follows(a: string, b: string): boolean {
+  const [left, right] = [a.split('.'), b.split('.')];
+  if (left.length !== right.length) return false;
+  const differing = left.flatMap((part, i) => (part === right[i] ? [] : [i]));
+  const at = differing[0];
+  if (differing.length !== 1 || at === undefined) return false;
+  const isNumber = /^\d+$/.test(left[at] as string) && /^\d+$/.test(right[at] as string);
+  return isNumber && Number(right[at]) === Number(left[at]) + 1;
+}
+
+function notes(plan: DevicePlan, shorten: (path: string) => string): string[] {
+  const lines: string[] = [];
+  const byReason = groupBy(plan.skipped, ({ reason }) => reason);
+  for (const [reason, skipped] of byReason) {
+    lines.push(`left in float (${reason}): ${collapse(skipped.map(({ module }) => shorten(module)))}`);
+  }
+  for (const [device, offloaded] of groupBy(plan.offloaded, (entry) => entry.device)) {
+    lines.push(`offloaded to ${device}: ${collapse(offloaded.map(({ module }) => shorten(module)))}`);
+  }
+  for (const { tensor, device, bytes } of plan.copies) {
+    lines.push(`stored once more on ${device}: ${shorten(tensor)} (${formatBytes(bytes)})`);
+  }
+  if (plan.ignoredConfigFields.length > 0) {
+    lines.push(`fields of config.json without effect: ${plan.ignoredConfigFields.join(', ')}`);
+  }
+  return lines;
+}
+
+function groupBy<Item>(items: readonly Item[], key: (item: Item) => string): Map<string, Item[]> {
+  const groups = new Map<string, Item[]>();
+  for (const item of items) groups.set(key(item), [...(groups.get(key(item)) ?? []), item]);
+  return groups;
+}
+
+/** Names of one reason: ranges per kind of module, so that `h.0.dense, h.0.fc, h.1.dense, …` becomes `h.0.dense–h.1.dense, …`. */
+function collapse(names: readonly string[]): string {
+  const kinds = groupBy(names, (name) => name.replaceAll(/\d+/g, '#'));
+  return [...kinds.values()].flatMap(compactNames).join(', ');
+}
+
+/** Box drawing; all columns but the first two are right-aligned; the second wraps at its commas. */
+export function drawTable(
+  header: readonly string[],
+  rows: readonly string[][],
+  totals?: readonly string[],
+  leftColumns = 2,
+): string {
+  const cells = [header, ...rows, ...(totals === undefined ? [] : [totals])].map((row) =>
+    row.map((cell, column) => (column === 1 ? wrap(cell, BLOCKS_WIDTH) : [cell])),
+  );
+  const widths = header.map((_, c) => Math.max(...cells.flatMap((row) => (row[c] ?? ['']).map((line) => line.length))));
+  const rule = (left: string, middle: string, right: string) =>
+    `${left}${widths.map((w) => '─'.repeat(w + 2)).join(middle)}${right}`;
+  const drawRow = (row: readonly string[][]) => {
+    const height = Math.max(...row.map((lines) => lines.length));
+    const line = (i: number) => widths.map((w, c) => pad(row[c]?.[i] ?? '', w, c < leftColumns)).join(' │ ');
+    return Array.from({ length: height }, (_, i) => `│ ${line(i)} │`);
+  };
+  const middle = rule('├', '┼', '┤');
+  const body = cells.slice(1, 1 + rows.length).flatMap(drawRow);
+  const last = totals === undefined ? [] : [middle, ...drawRow(cells.at(-1) as string[][])];
+  return [rule('┌', '┬', '┐'), ...drawRow(cells[0] as string[][]), middle, ...body, ...last, rule('└', '┴', '┘')].join(
+    '\n',
+  );
+}
+
+function pad(text: string, width: number, left: boolean): string {
+  return left ? text.padEnd(width) : text.padStart(width);
+}
+
+function wrap(text: string, width: number): string[] {
+  const lines = [''];
+  for (const part of text.split(/(?<=[,;]) /)) {
+    const line = lines.at(-1) as string;
+    if (line === '') lines[lines.length - 1] = part;
+    else if (line.length + 1 + part.length <= width) lines[lines.length - 1] = `${line} ${part}`;
+    else lines.push(part);
+  }
+  return lines;
+}

@@ -1,0 +1,63 @@
+/** Load progress for people, on standard error: a bar per device on a terminal, otherwise one line at the end. Used by the command line only. */
+import { formatBytes } from '@metashard/core';
+import cliProgress from 'cli-progress';
+import type { LoadProgress } from './options.js';
+
+export interface LoadProgressView {
+  update(progress: LoadProgress): void;
+  /** Takes the bars away and says what was loaded. Harmless when called again. */
+  stop(): void;
+}
+
+/** A terminal gets bars unless CI is set. `quiet` shows nothing. */
+export function showLoadProgress({
+  stream = process.stderr,
+  env = process.env,
+  quiet = false,
+}: {
+  stream?: NodeJS.WriteStream;
+  env?: NodeJS.ProcessEnv;
+  quiet?: boolean;
+} = {}): LoadProgressView {
+  if (quiet) return { update() {}, stop() {} };
+  const bars = stream.isTTY && !env.CI ? deviceBars(stream) : undefined;
+  let last: LoadProgress | undefined;
+  return {
+    update(progress) {
+      last = progress;
+      bars?.update(progress);
+    },
+    stop() {
+      bars?.stop();
+      if (last !== undefined) stream.write(`${loadedLine(last)}\n`);
+      last = undefined;
+    },
+  };
+}
+
+function loadedLine({ allLoadedBytes, elapsedMs }: LoadProgress): string {
+  const seconds = elapsedMs / 1000;
+  const rate = seconds > 0 ? `, ${formatBytes(Math.round(allLoadedBytes / seconds))}/s` : '';
+  return `loaded ${formatBytes(allLoadedBytes)} in ${seconds.toFixed(2)} s${rate}`;
+}
+
+function deviceBars(stream: NodeJS.WriteStream): { update(progress: LoadProgress): void; stop(): void } {
+  const format = '{device} [{bar}] {percentage}%  {loaded} of {all}  {tensor}';
+  const options = { stream, format, hideCursor: true, clearOnComplete: true, barsize: 24, linewrap: false };
+  const multiBar = new cliProgress.MultiBar(options, cliProgress.Presets.rect);
+  const bars = new Map<string, cliProgress.SingleBar>();
+  return {
+    update({ device, tensor, loadedBytes, totalBytes }) {
+      const shown = {
+        device: device.padEnd(7),
+        tensor,
+        loaded: formatBytes(loadedBytes),
+        all: formatBytes(totalBytes),
+      };
+      const bar = bars.get(device);
+      if (bar === undefined) bars.set(device, multiBar.create(totalBytes, loadedBytes, shown));
+      else bar.update(loadedBytes, shown);
+    },
+    stop: () => multiBar.stop(),
+  };
+}
