@@ -554,6 +554,8 @@ describe('programs', () => {
     const scratch = addon.alloc(context, 1 << 20, 3);
     const good = mutationSeed(memory, scratch);
     const strange = [0, 1, 2, 3, 4, 8, 16, 22, 64, 255, 4096, 65535, -1, -2, -3, -4, 0.5, 2 ** 31, 2 ** 53, 1e300];
+    const whole = addon.createProgram(context, Float64Array.from(good));
+    addon.runProgram(whole, dims(3), Float64Array.of(memory, 0), 0, good[1] as number);
     const outcomes = { refused: 0, failed: 0, ran: 0 };
     for (let round = 0; round < 4000; round++) {
       const code = Float64Array.from(good);
@@ -572,7 +574,8 @@ describe('programs', () => {
       addon.freeProgram(program);
     }
     expect(outcomes.refused, `seed ${seed}`).toBeGreaterThan(500);
-    expect(outcomes.failed + outcomes.ran, `seed ${seed}`).toBeGreaterThan(500);
+    expect(outcomes.failed, `seed ${seed}`).toBeGreaterThan(100);
+    expect(outcomes.ran, `seed ${seed}`).toBeGreaterThan(100);
   });
 });
 

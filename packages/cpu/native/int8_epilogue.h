@@ -9,6 +9,7 @@
 #include "floats.h"
 #include "kernels.h"
 #include "packed_blocks.h"
+#include "unroll.h"
 
 namespace {
 
@@ -110,20 +111,20 @@ struct dequantize_and_add {
       int64_t row[chunk_rows];
       for (int r = 0; r < chunk_rows; r++) row[r] = row0 + (r < rows ? r : rows - 1);
       floats sum[chunk_rows][2];
-#pragma GCC unroll 6
-      for (int r = 0; r < chunk_rows; r++) sum[r][0] = sum[r][1] = L::zero();
+      unroll<chunk_rows>([&](auto r) { sum[r][0] = sum[r][1] = L::zero(); });
       for (int32_t i = 1; i <= call_.outlier_cols[0]; i++) {
         const int64_t k = call_.outlier_cols[i], offset = (k >> 2) * 64;
         const floats low = L::byte_lane(line[0] + offset, k & 3), high = L::byte_lane(line[1] + offset, k & 3);
-#pragma GCC unroll 6
-        for (int r = 0; r < chunk_rows; r++) {
+        unroll<chunk_rows>([&](auto r) {
           const floats x = L::set1(outlier(row[r], k));
           sum[r][0] = L::fmadd(x, low, sum[r][0]);
           sum[r][1] = L::fmadd(x, high, sum[r][1]);
-        }
+        });
       }
-#pragma GCC unroll 6
-      for (int r = 0; r < chunk_rows; r++) sums[r][0] = sum[r][0], sums[r][1] = sum[r][1];
+      unroll<chunk_rows>([&](auto r) {
+        sums[r][0] = sum[r][0];
+        sums[r][1] = sum[r][1];
+      });
     }
 
     void finish_chunk(const int32_t *tile, int64_t row0, int rows, int v, const floats (*sums)[2]) const {

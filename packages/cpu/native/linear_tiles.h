@@ -9,6 +9,7 @@
 
 #include "kernels.h"
 #include "tasks.h"
+#include "unroll.h"
 
 namespace {
 
@@ -32,45 +33,37 @@ struct row_dots {
   static void tile(const linear_call &call, int64_t t, int64_t n) {
     // A single row gets two sums for each output, to cover the latency of the multiply-add.
     constexpr int chains = R == 1 ? 2 : 1;
-    floats sums[R * chains][C];
-#pragma GCC unroll 8
-    for (int r = 0; r < R * chains; r++) {
-#pragma GCC unroll 8
-      for (int c = 0; c < C; c++) sums[r][c] = L::zero();
-    }
-    const auto step = [&](int chain, const auto &load_x, const auto &load_weight) __attribute__((always_inline)) {
+    floats sums[chains][R][C];
+    unroll<chains>([&](auto i) { unroll<R>([&](auto r) { unroll<C>([&](auto c) { sums[i][r][c] = L::zero(); }); }); });
+    const auto step = [&](auto chain, const auto &load_x, const auto &load_weight) {
       floats w[C];
-#pragma GCC unroll 8
-      for (int c = 0; c < C; c++) w[c] = load_weight((n + c) * call.weight_stride);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++) {
+      unroll<C>([&](auto c) { w[c] = load_weight((n + c) * call.weight_stride); });
+      unroll<R>([&](auto r) {
         const floats x = load_x(call.x + (t + r) * call.x_stride);
-#pragma GCC unroll 8
-        for (int c = 0; c < C; c++) sums[chain * R + r][c] = L::fmadd(x, w[c], sums[chain * R + r][c]);
-      }
+        unroll<C>([&](auto c) { sums[chain][r][c] = L::fmadd(x, w[c], sums[chain][r][c]); });
+      });
     };
     int64_t k = 0;
     for (; k + chains * L::width <= call.K; k += chains * L::width) {
-#pragma GCC unroll 2
-      for (int chain = 0; chain < chains; chain++) {
+      unroll<chains>([&](auto chain) {
         const int64_t at = k + chain * L::width;
         step(
             chain, [&](const float *x) { return L::load(x + at); },
             [&](int64_t row) { return L::template load_as<dtype>(call.weight, row + at); });
-      }
+      });
     }
     for (; k < call.K; k += L::width) {
       const int64_t count = smaller(L::width, call.K - k);
       step(
-          0, [&](const float *x) { return L::load_partial(x + k, count); },
+          std::integral_constant<int, 0>{}, [&](const float *x) { return L::load_partial(x + k, count); },
           [&](int64_t row) { return L::template load_as_partial<dtype>(call.weight, row + k, count); });
     }
-    for (int r = 0; r < R; r++) {
-      for (int c = 0; c < C; c++) {
-        const floats total = chains == 1 ? sums[r][c] : L::add(sums[r][c], sums[R * (chains - 1) + r][c]);
-        call.out[(t + r) * call.out_stride + n + c] = L::sum(total);
-      }
-    }
+    unroll<R>([&](auto r) {
+      unroll<C>([&](auto c) {
+        unroll<chains - 1>([&](auto i) { sums[0][r][c] = L::add(sums[0][r][c], sums[i + 1][r][c]); });
+        call.out[(t + r) * call.out_stride + n + c] = L::sum(sums[0][r][c]);
+      });
+    });
   }
 
   template <int C>
@@ -131,8 +124,7 @@ struct strip_product {
     for (int half = 0; half < 2; half++) {
       for (int64_t k = 0; k < count; k += L::width) {
         floats rows[L::width];
-#pragma GCC unroll 16
-        for (int r = 0; r < L::width; r++) rows[r] = weights(call, n0 + half * L::width + r, k0 + k, count - k);
+        unroll<L::width>([&](auto r) { rows[r] = weights(call, n0 + half * L::width + r, k0 + k, count - k); });
         L::transpose(rows);
         const int64_t present = smaller(L::width, count - k);
         for (int r = 0; r < present; r++) L::store(strip + (k + r) * strip_columns + half * L::width, rows[r]);
@@ -146,28 +138,25 @@ struct strip_product {
     floats sums[rows][2];
     const float *x = call.x + t * call.x_stride + k0;
     const int64_t stride = call.x_stride;
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = L::zero();
+    unroll<rows>([&](auto r) { sums[r][0] = sums[r][1] = L::zero(); });
     for (int64_t k = 0; k < count; k++, strip += strip_columns) {
       const floats b0 = L::load(strip), b1 = L::load(strip + L::width);
-#pragma GCC unroll 12
-      for (int r = 0; r < rows; r++) {
+      unroll<rows>([&](auto r) {
         const floats a = L::set1(x[r * stride + k]);
         sums[r][0] = L::fmadd(a, b0, sums[r][0]);
         sums[r][1] = L::fmadd(a, b1, sums[r][1]);
-      }
+      });
     }
-    for (int half = 0; half < 2; half++) {
+    unroll<2>([&](auto half) {
       const int64_t n = n0 + half * L::width, columns = smaller(L::width, call.N - n);
-      if (columns <= 0) break;
+      if (columns <= 0) return;
       const floats bias = start ? load_bias<L>(call, n, columns) : L::zero();
-#pragma GCC unroll 12
-      for (int r = 0; r < rows; r++) {
+      unroll<rows>([&](auto r) {
         float *out = call.out + (t + r) * call.out_stride + n;
         const floats before = start ? bias : L::load_partial(out, columns);
         L::store_partial(out, L::add(before, sums[r][half]), columns);
-      }
-    }
+      });
+    });
   }
 
   template <int R = panel_rows>

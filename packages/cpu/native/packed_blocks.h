@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "tasks.h"
+#include "unroll.h"
 
 namespace {
 
@@ -21,11 +22,9 @@ inline void transpose_tile(const int8_t *from, int64_t from_stride, int8_t *to, 
   for (int i = 0; i < block_rows; i += L::width) {
     for (int j = 0; j < block_rows; j += L::width) {
       typename L::floats rows[L::width];
-#pragma GCC unroll 16
-      for (int r = 0; r < L::width; r++) rows[r] = L::load(reinterpret_cast<const float *>(from + (i + r) * from_stride + j * 4));
+      unroll<L::width>([&](auto r) { rows[r] = L::load(reinterpret_cast<const float *>(from + (i + r) * from_stride + j * 4)); });
       L::transpose(rows);
-#pragma GCC unroll 16
-      for (int r = 0; r < L::width; r++) L::store(reinterpret_cast<float *>(to + (j + r) * to_stride + i * 4), rows[r]);
+      unroll<L::width>([&](auto r) { L::store(reinterpret_cast<float *>(to + (j + r) * to_stride + i * 4), rows[r]); });
     }
   }
 }

@@ -63,6 +63,14 @@ uint64_t field_in(const std::string &path, const std::string &name) {
   return 0;
 }
 
+bool in_list(const std::string &list, const std::string &word) {
+  std::istringstream words(list);
+  for (std::string each; std::getline(words, each, ',');) {
+    if (each == word) return true;
+  }
+  return false;
+}
+
 // Folders of this process's cgroup and all above it, deepest first, for a v1 controller or (empty) v2.
 std::vector<std::string> cgroup_folders(const std::string &controller) {
   const std::string root = controller.empty() ? "/sys/fs/cgroup" : "/sys/fs/cgroup/" + controller;
@@ -71,8 +79,8 @@ std::vector<std::string> cgroup_folders(const std::string &controller) {
   for (std::string line; std::getline(file, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    if (controller.empty() ? controllers == ",," : controllers.find("," + controller + ",") != std::string::npos) {
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    if (controller.empty() ? controllers.empty() : in_list(controllers, controller)) {
       path = line.substr(second + 1);
     }
   }

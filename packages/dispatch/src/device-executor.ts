@@ -19,7 +19,8 @@ import {
 } from '@metashard/core';
 import { encodeProgram } from './encode-program.js';
 import type { ExecutorSetup, Inbox, OpenedExecutor } from './executor-protocol.js';
-import { STEPS_IN_FLIGHT, tensorBytes } from './memory-plan.js';
+import { STEPS_IN_FLIGHT } from './memory-plan.js';
+import { tensorBytes } from './program-facts.js';
 import { Sampler } from './sampler.js';
 import { type Segment, storageOf } from './segments.js';
 import { type StepInput, type StepView, stepInputs } from './step.js';

@@ -1,7 +1,7 @@
 /** Explicit device maps: module prefix → device, longest prefix wins. Checks a map against a recorded model and gives every op its device. */
 import { type DeviceName, DeviceMapError, nearestWord, parseDevice, type Program } from '@metashard/core';
 import type { DeviceMap } from './plan.js';
-import { rematerializedOps, storageOf } from './segments.js';
+import type { ProgramFacts } from './program-facts.js';
 
 /** Canonical names; `disk` and `execute_on` are refused: nothing streams yet. Throws DeviceMapError. */
 export function canonicalDeviceMap(map: DeviceMap): Record<string, DeviceName> {
@@ -38,15 +38,15 @@ export function longestPrefix(map: Readonly<Record<string, DeviceName>>, path: s
  * with what comes after it. A module left out whose weights are all tied to covered ones (an output head) goes where those are.
  * Throws DeviceMapError for keys that name no module and for parameters no key covers.
  */
-export function deviceOfOps(program: Program, map: Readonly<Record<string, DeviceName>>, modulePaths: ReadonlySet<string>): DeviceName[] {
+export function deviceOfOps(facts: ProgramFacts, map: Readonly<Record<string, DeviceName>>, modulePaths: ReadonlySet<string>): DeviceName[] {
   checkKeys(map, modulePaths);
-  const free = rematerializedOps(program);
+  const { program, rematerialized: free } = facts;
   const devices: (DeviceName | undefined)[] = [];
   const uncovered = new Set<string>();
   for (const op of program.ops) {
     const weights = op.inputs
       .filter((id) => id >= 0)
-      .map((id) => program.tensors[storageOf(program, id)])
+      .map((id) => program.tensors[facts.storageOf(id)])
       .filter((tensor) => tensor?.kind === 'weight');
     let key = longestPrefix(map, op.module);
     if (key === undefined && weights.length > 0) {

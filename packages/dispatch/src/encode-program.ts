@@ -17,7 +17,8 @@ import { storageOf } from './segments.js';
 /** Where a storage tensor lies: in a buffer for good, or in one named at each run. */
 export type TensorPlace = { buffer: BufferId; byteOffset: number } | { binding: number };
 
-const SOURCE = { buffer: 0, binding: 1 } as const;
+const SOURCE = { buffer: 0, binding: 1, absent: 2 } as const;
+const ABSENT: TensorId = -1;
 const LAYOUT_CODES = { strided: 0, packed_int8: 1 } as const;
 
 export function encodeProgram(
@@ -29,11 +30,10 @@ export function encodeProgram(
   const indices = new Map<TensorId, number>();
   const tensorWords: number[] = [];
   const indexOf = (id: TensorId): number => {
-    if (id < 0) return -1;
     const known = indices.get(id);
     if (known !== undefined) return known;
     indices.set(id, indices.size);
-    tensorWords.push(...encodeTensor(program, id, placeOf(storageOf(program, id))));
+    tensorWords.push(...(id === ABSENT ? absentTensor() : encodeTensor(program, id, placeOf(storageOf(program, id)))));
     return indices.size - 1;
   };
   const opWords: number[] = [];
@@ -42,6 +42,12 @@ export function encodeProgram(
     opWords.push(...op.inputs.map(indexOf), ...op.outputs.map(indexOf), ...op.attributes);
   }
   return Float64Array.from([indices.size, segment.ops.length, scratch, ...tensorWords, ...opWords]);
+}
+
+function absentTensor(): number[] {
+  const words = new Array<number>(PROGRAM_TENSOR_WORDS).fill(0);
+  words[0] = SOURCE.absent;
+  return words;
 }
 
 function encodeTensor(program: Program, id: TensorId, place: TensorPlace): number[] {

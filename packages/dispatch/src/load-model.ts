@@ -6,7 +6,7 @@ import { resolveDevices } from './devices.js';
 import { Executors } from './executors.js';
 import { readGenerationConfig } from './generation-config.js';
 import { LoadedModel } from './loaded-model.js';
-import { tensorBytes } from './memory-plan.js';
+import { tensorBytes } from './program-facts.js';
 import { type ModelSource, openModelSource } from './model-source.js';
 import type { LoadModelOptions, LoadProgress } from './options.js';
 import type { DevicePlan } from './plan.js';

@@ -2,32 +2,12 @@
  * Where every byte of a device goes: weights, KV cache, the activation arena (offsets by liveness at the largest step), scratch, inboxes for tensors that
  * arrive from other devices, and step inputs. The executor allocates exactly this, so the plan and the run cannot drift apart.
  */
-import {
-  DTYPES,
-  type DeviceName,
-  type DimValues,
-  opSignature,
-  type Program,
-  type ProgramOp,
-  type ProgramTensor,
-  resolveDims,
-  roundUp,
-  specBytes,
-  type TensorId,
-  type TensorSpec,
-} from '@metashard/core';
-import { type Segment, storageOf } from './segments.js';
-
-/** Every tensor starts on a cache line; what the CPU backend aligns to. */
-export const ALIGNMENT = 64;
+import { DTYPES, type DeviceName, type ProgramOp, roundUp, type TensorId } from '@metashard/core';
+import { ALIGNMENT, type ProgramFacts } from './program-facts.js';
+import type { Segment } from './segments.js';
 
 /** Steps that may be under way at once between the first and the last segment: how many slots an inbox has. */
 export const STEPS_IN_FLIGHT = 2;
-
-/** Bytes of a tensor of the Program at the given sizes, rounded up to the alignment. */
-export function tensorBytes(tensor: ProgramTensor, dims: DimValues): number {
-  return roundUp(Math.max(specBytes({ ...tensor, dims: resolveDims(tensor.dims, dims) }), 1), ALIGNMENT);
-}
 
 export interface Arena {
   bytes: number;
@@ -36,13 +16,13 @@ export interface Arena {
 }
 
 /** Gives every activation of the ops an offset so that tensors alive at once never overlap: best fit over a list of gaps, in order of execution. */
-export function planArena(program: Program, ops: readonly ProgramOp[], keep: ReadonlySet<TensorId>, dims: DimValues): Arena {
+export function planArena(facts: ProgramFacts, ops: readonly ProgramOp[], keep: ReadonlySet<TensorId>): Arena {
   const lastUse = new Map<TensorId, number>();
   for (const [index, op] of ops.entries()) {
     for (const id of op.outputs) lastUse.set(id, keep.has(id) ? ops.length : index);
     for (const id of op.inputs) {
       if (id < 0) continue;
-      const storage = storageOf(program, id);
+      const storage = facts.storageOf(id);
       if (lastUse.has(storage) && !keep.has(storage)) lastUse.set(storage, index);
     }
   }
@@ -51,9 +31,9 @@ export function planArena(program: Program, ops: readonly ProgramOp[], keep: Rea
   const dying = ops.map((): TensorId[] => []);
   for (const [id, index] of lastUse) dying[index]?.push(id);
   for (const [index, op] of ops.entries()) {
-    for (const id of op.outputs) offsets.set(id, space.take(tensorBytes(program.tensors[id] as ProgramTensor, dims)));
+    for (const id of op.outputs) offsets.set(id, space.take(facts.bytesOf(id)));
     for (const id of dying[index] as TensorId[]) {
-      space.give(offsets.get(id) as number, tensorBytes(program.tensors[id] as ProgramTensor, dims));
+      space.give(offsets.get(id) as number, facts.bytesOf(id));
     }
   }
   return { bytes: space.high, offsets };
@@ -101,21 +81,6 @@ class GapList {
   }
 }
 
-/** The largest scratch any of the ops asks for. */
-export function scratchBytes(program: Program, ops: readonly ProgramOp[], dims: DimValues): number {
-  let most = 0;
-  for (const op of ops) {
-    const { scratch } = opSignature(op.op);
-    if (scratch === undefined) continue;
-    const inputs = op.inputs.map((id): TensorSpec | null => {
-      const tensor = program.tensors[id];
-      return tensor === undefined ? null : { ...tensor, dims: resolveDims(tensor.dims, dims) };
-    });
-    most = Math.max(most, scratch(inputs));
-  }
-  return roundUp(most, ALIGNMENT);
-}
-
 export interface DeviceMemory {
   device: DeviceName;
   weights: Set<TensorId>;
@@ -133,38 +98,29 @@ export interface DeviceMemory {
 }
 
 /** Sums up one device. `segments` are all segments; `sampling` adds the buffers of a device that chooses tokens. */
-export function planDeviceMemory(
-  program: Program,
-  segments: readonly Segment[],
-  device: DeviceName,
-  dims: DimValues,
-): DeviceMemory {
+export function planDeviceMemory(facts: ProgramFacts, segments: readonly Segment[], device: DeviceName): DeviceMemory {
+  const { program } = facts;
   const own = segments.filter((segment) => segment.device === device);
   const sets = { weight: new Set<TensorId>(), cache: new Set<TensorId>(), constant: new Set<TensorId>(), input: new Set<TensorId>() };
   const arenas = new Map<number, Arena>();
   let [inbox, scratch, arena] = [0, 0, 0];
   for (const segment of own) {
     for (const op of segment.ops) {
+      scratch = Math.max(scratch, facts.scratch[facts.producer[op.outputs[0] as number] as number] as number);
       for (const id of op.inputs) {
         if (id < 0) continue;
-        const storage = storageOf(program, id);
+        const storage = facts.storageOf(id);
         const kind = program.tensors[storage]?.kind;
         if (kind === 'weight' || kind === 'cache' || kind === 'constant' || kind === 'input') sets[kind].add(storage);
       }
     }
     const keep = new Set(segment.sends.map((send) => send.tensor));
-    for (const output of segment.outputs) if (isFinalOutput(output.name)) keep.add(storageOf(program, output.tensor));
-    const made = planArena(program, segment.ops, keep, dims);
+    for (const output of segment.outputs) if (isFinalOutput(output.name)) keep.add(facts.storageOf(output.tensor));
+    const made = planArena(facts, segment.ops, keep);
     arenas.set(segment.index, made);
     arena = Math.max(arena, made.bytes);
-    for (const id of segment.receives) inbox += STEPS_IN_FLIGHT * tensorBytes(program.tensors[id] as ProgramTensor, dims);
-    scratch = Math.max(scratch, scratchBytes(program, segment.ops, dims));
+    for (const id of segment.receives) inbox += STEPS_IN_FLIGHT * facts.bytesOf(id);
   }
-  const sum = (ids: Iterable<TensorId>): number => {
-    let total = 0;
-    for (const id of ids) total += tensorBytes(program.tensors[id] as ProgramTensor, dims);
-    return total;
-  };
   return {
     device,
     weights: sets.weight,
@@ -172,9 +128,9 @@ export function planDeviceMemory(
     constants: sets.constant,
     inputs: sets.input,
     arenas,
-    weightsBytes: sum(sets.weight) + sum(sets.constant),
-    kvCacheBytes: sum(sets.cache),
-    activationsBytes: arena + inbox + sum(sets.input),
+    weightsBytes: facts.sum(sets.weight) + facts.sum(sets.constant),
+    kvCacheBytes: facts.sum(sets.cache),
+    activationsBytes: arena + inbox + facts.sum(sets.input),
     arenaBytes: arena,
     scratchBytes: scratch,
   };

@@ -2,9 +2,9 @@
  * Contiguous partitions of a model's units (blocks and what stands between them) over devices in a given order. Exact, by dynamic programming.
  * A unit is what a map never cuts: a no-split block, or a leaf module outside of blocks.
  */
-import type { DimValues, Program, ProgramTensor, TensorId } from '@metashard/core';
-import { planArena, scratchBytes, tensorBytes } from './memory-plan.js';
-import { rematerializedOps, storageOf } from './segments.js';
+import type { Program, TensorId } from '@metashard/core';
+import { planArena } from './memory-plan.js';
+import type { ProgramFacts } from './program-facts.js';
 
 export interface Unit {
   /** Module path, also the key in a device map. */
@@ -20,12 +20,12 @@ export interface Unit {
 }
 
 /** Groups a Program's ops into units. `blockPaths`: paths of no-split modules. Ops of containers join the unit before them. */
-export function unitsOf(program: Program, blockPaths: ReadonlySet<string>, dims: DimValues): Unit[] {
-  const free = rematerializedOps(program);
+export function unitsOf(facts: ProgramFacts, blockPaths: ReadonlySet<string>): Unit[] {
+  const { program, rematerialized: free } = facts;
   const units: Unit[] = [];
   const hasWeights = new Set<string>();
   for (const op of program.ops) {
-    if (op.inputs.some((id) => id >= 0 && program.tensors[storageOf(program, id)]?.kind === 'weight')) hasWeights.add(op.module);
+    if (op.inputs.some((id) => id >= 0 && program.tensors[facts.storageOf(id)]?.kind === 'weight')) hasWeights.add(op.module);
   }
   for (const [index, op] of program.ops.entries()) {
     if (free.has(index)) continue;
@@ -35,7 +35,7 @@ export function unitsOf(program: Program, blockPaths: ReadonlySet<string>, dims:
     if (joins) last.ops.push(index);
     else units.push({ module, ops: [index], weights: [], weightsBytes: 0, kvCacheBytes: 0, activationsBytes: 0, scratchBytes: 0 });
   }
-  for (const unit of units) measureUnit(program, unit, dims);
+  for (const unit of units) measureUnit(facts, unit);
   return units;
 }
 
@@ -47,26 +47,27 @@ function blockOf(module: string, blockPaths: ReadonlySet<string>): string {
   return module;
 }
 
-function measureUnit(program: Program, unit: Unit, dims: DimValues): void {
+function measureUnit(facts: ProgramFacts, unit: Unit): void {
+  const { program } = facts;
   const ops = unit.ops.map((index) => program.ops[index] as Program['ops'][number]);
   const seen = new Set<TensorId>();
   for (const op of ops) {
     for (const id of op.inputs) {
       if (id < 0) continue;
-      const storage = storageOf(program, id);
-      const tensor = program.tensors[storage] as ProgramTensor;
+      const storage = facts.storageOf(id);
       if (seen.has(storage)) continue;
       seen.add(storage);
-      if (tensor.kind === 'weight') {
+      const kind = program.tensors[storage]?.kind;
+      if (kind === 'weight') {
         unit.weights.push(storage);
-        unit.weightsBytes += tensorBytes(tensor, dims);
-      } else if (tensor.kind === 'cache') {
-        unit.kvCacheBytes += tensorBytes(tensor, dims);
+        unit.weightsBytes += facts.bytesOf(storage);
+      } else if (kind === 'cache') {
+        unit.kvCacheBytes += facts.bytesOf(storage);
       }
     }
   }
-  unit.activationsBytes = planArena(program, ops, new Set(), dims).bytes;
-  unit.scratchBytes = scratchBytes(program, ops, dims);
+  unit.activationsBytes = planArena(facts, ops, new Set()).bytes;
+  for (const index of unit.ops) unit.scratchBytes = Math.max(unit.scratchBytes, facts.scratch[index] as number);
 }
 
 /** Sums over ranges of units in constant time (plus one step a tie): bytes of units i … j-1, a weight shared by two of them counted once. */
@@ -74,13 +75,13 @@ export class UnitRanges implements Ranges {
   readonly #bytes: number[] = [0];
   readonly #ties: { first: number; second: number; bytes: number }[] = [];
 
-  constructor(program: Program, readonly units: readonly Unit[], dims: DimValues) {
+  constructor(facts: ProgramFacts, readonly units: readonly Unit[]) {
     const lastUnitOf = new Map<TensorId, number>();
     for (const [i, unit] of units.entries()) {
       this.#bytes.push((this.#bytes[i] as number) + unit.weightsBytes + unit.kvCacheBytes);
       for (const id of unit.weights) {
         const first = lastUnitOf.get(id);
-        if (first !== undefined) this.#ties.push({ first, second: i, bytes: tensorBytes(program.tensors[id] as ProgramTensor, dims) });
+        if (first !== undefined) this.#ties.push({ first, second: i, bytes: facts.bytesOf(id) });
         lastUnitOf.set(id, i);
       }
     }

@@ -2,10 +2,10 @@
  * Plans a recorded Program over devices: strategy or explicit map → segments and every device's bytes. Pure: needs no device, no weights. What it
  * returns is what the executors allocate. Does not record (see `plan-device-map.ts`) and does not load.
  */
-import { DeviceMapError, type DeviceName, type DimValues, formatBytes, InsufficientMemoryError, type Program, type ProgramTensor, parseDevice } from '@metashard/core';
+import { DeviceMapError, type DeviceName, type DimValues, formatBytes, InsufficientMemoryError, type Program, parseDevice } from '@metashard/core';
 import { canonicalDeviceMap, deviceOfOps } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
-import { type DeviceMemory, planDeviceMemory, samplingBytes, STEPS_IN_FLIGHT, tensorBytes } from './memory-plan.js';
+import { type DeviceMemory, planDeviceMemory, samplingBytes, STEPS_IN_FLIGHT } from './memory-plan.js';
 import {
   balancedLow0Partition,
   balancedPartition,
@@ -16,7 +16,8 @@ import {
   unitsOf,
 } from './partition.js';
 import type { DeviceMap, DevicePlan, PlanDevice, Strategy } from './plan.js';
-import { cutSegments, type Segment, storageOf } from './segments.js';
+import { ProgramFacts } from './program-facts.js';
+import { cutSegments, type Segment } from './segments.js';
 
 /** Datasheet memory bandwidths in bytes per second, until a calibration measures them: a server CPU's two cores, a data-centre GPU. */
 const DATASHEET_BANDWIDTH = { cpu: 30e9, cuda: 1.5e12 } as const;
@@ -49,11 +50,12 @@ export interface PlannedProgram {
 /** Throws DeviceMapError (a map that names no module or leaves parameters out), InsufficientMemoryError. */
 export function planProgram(request: PlanRequest): PlannedProgram {
   const { program, dims, devices } = request;
+  const facts = ProgramFacts.of(program, dims);
   const explicit = typeof request.deviceMap === 'object';
-  const placed = explicit ? placeExplicitly(request) : placeByStrategy(request);
-  const segments = cutSegments(program, placed.deviceOfOp);
+  const placed = explicit ? placeExplicitly(request, facts) : placeByStrategy(request, facts);
+  const segments = cutSegments(facts, placed.deviceOfOp);
   const used = [...new Set(segments.map((segment) => segment.device))];
-  const memory = new Map(used.map((device) => [device, planDeviceMemory(program, segments, device, dims)]));
+  const memory = new Map(used.map((device) => [device, planDeviceMemory(facts, segments, device)]));
   const planned = devices.map((device) => describeDevice(request, device, memory.get(device.name), segments));
   checkBudgets(planned);
   const plan: DevicePlan = {
@@ -68,7 +70,7 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     devices: planned,
     skipped: request.skipped ?? [],
     offloaded: [],
-    copies: copiesOf(program, memory, dims),
+    copies: copiesOf(facts, memory),
     ignoredConfigFields: request.ignoredConfigFields ?? [],
   };
   return { plan, segments, memory };
@@ -79,7 +81,7 @@ interface Placement {
   deviceMap: Record<string, DeviceName>;
 }
 
-function placeExplicitly({ program, deviceMap, modulePaths, devices }: PlanRequest): Placement {
+function placeExplicitly({ deviceMap, modulePaths, devices }: PlanRequest, facts: ProgramFacts): Placement {
   const canonical = canonicalDeviceMap(deviceMap as DeviceMap);
   const names = devices.map((device) => device.name);
   for (const [prefix, device] of Object.entries(canonical)) {
@@ -89,15 +91,15 @@ function placeExplicitly({ program, deviceMap, modulePaths, devices }: PlanReque
       });
     }
   }
-  return { deviceOfOp: deviceOfOps(program, canonical, modulePaths), deviceMap: canonical };
+  return { deviceOfOp: deviceOfOps(facts, canonical, modulePaths), deviceMap: canonical };
 }
 
-function placeByStrategy(request: PlanRequest): Placement {
-  const { program, blockPaths, dims, devices } = request;
-  const units = unitsOf(program, blockPaths, dims);
-  const overhead = perDeviceOverhead(request, units);
+function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Placement {
+  const { program, blockPaths, devices } = request;
+  const units = unitsOf(facts, blockPaths);
+  const overhead = perDeviceOverhead(request, facts, units);
   const capacities = devices.map((device) => device.budgetBytes - device.reserveBytes - overhead);
-  const ranges = new UnitRanges(program, units, dims);
+  const ranges = new UnitRanges(facts, units);
   const ends = chooseEnds(request.deviceMap as Strategy, { ranges, capacities }, devices);
   if (ends === undefined) throw doesNotFit(devices, { ranges, capacities }, overhead);
   const deviceOfOp = new Array<DeviceName>(program.ops.length).fill((devices[0] as DeviceBudget).name);
@@ -139,11 +141,11 @@ function chooseEnds(strategy: Strategy, problem: PartitionProblem, devices: read
 }
 
 /** Bytes every device may need besides weights and cache, whatever its units are: an upper bound; the exact figure follows from the segments. */
-function perDeviceOverhead({ program, dims, vocabSize, maxSeqLen }: PlanRequest, units: readonly Unit[]): number {
+function perDeviceOverhead({ program, dims, vocabSize, maxSeqLen }: PlanRequest, facts: ProgramFacts, units: readonly Unit[]): number {
   const largest = (pick: (unit: Unit) => number): number => units.reduce((most, unit) => Math.max(most, pick(unit)), 0);
   let [inputs, crossing] = [0, 0];
-  for (const tensor of program.tensors) {
-    if (tensor.kind === 'input') inputs += tensorBytes(tensor, dims);
+  for (const [id, tensor] of program.tensors.entries()) {
+    if (tensor.kind === 'input') inputs += facts.bytesOf(id);
   }
   const unitOf = new Map<number, number>();
   for (const [u, unit] of units.entries()) {
@@ -153,13 +155,11 @@ function perDeviceOverhead({ program, dims, vocabSize, maxSeqLen }: PlanRequest,
     const from = new Set<number>();
     for (const op of unit.ops) {
       for (const id of program.ops[op]?.inputs ?? []) {
-        const storage = id < 0 ? id : storageOf(program, id);
+        const storage = facts.storageOf(id);
         if ((unitOf.get(storage) ?? u) !== u) from.add(storage);
       }
     }
-    let bytes = 0;
-    for (const id of from) bytes += tensorBytes(program.tensors[id] as ProgramTensor, dims);
-    crossing = Math.max(crossing, bytes);
+    crossing = Math.max(crossing, facts.sum(from));
   }
   const sampling = vocabSize === null ? { activations: 0, scratch: 0 } : samplingBytes(dims.sequences, maxSeqLen, vocabSize);
   const scratch = Math.max(
@@ -229,13 +229,12 @@ function doesNotFit(devices: readonly DeviceBudget[], { ranges, capacities }: Pa
 }
 
 /** Weights that lie on more than one device. */
-function copiesOf(program: Program, memory: ReadonlyMap<DeviceName, DeviceMemory>, dims: DimValues): DevicePlan['copies'] {
+function copiesOf(facts: ProgramFacts, memory: ReadonlyMap<DeviceName, DeviceMemory>): DevicePlan['copies'] {
   const seen = new Set<number>();
   const copies: DevicePlan['copies'] = [];
   for (const { device, weights } of memory.values()) {
     for (const id of weights) {
-      const tensor = program.tensors[id] as ProgramTensor;
-      if (seen.has(id)) copies.push({ tensor: tensor.name ?? '', device, bytes: tensorBytes(tensor, dims) });
+      if (seen.has(id)) copies.push({ tensor: facts.program.tensors[id]?.name ?? '', device, bytes: facts.bytesOf(id) });
       seen.add(id);
     }
   }

@@ -1,7 +1,10 @@
 /** Load progress for people, on standard error: a bar per device on a terminal, otherwise one line at the end. Used by the command line only. */
+import type { Writable } from 'node:stream';
 import { formatBytes } from '@metashard/core';
 import cliProgress from 'cli-progress';
 import type { LoadProgress } from './options.js';
+
+type ProgressStream = Writable & { isTTY?: boolean };
 
 export interface LoadProgressView {
   update(progress: LoadProgress): void;
@@ -15,7 +18,7 @@ export function showLoadProgress({
   env = process.env,
   quiet = false,
 }: {
-  stream?: NodeJS.WriteStream;
+  stream?: ProgressStream;
   env?: NodeJS.ProcessEnv;
   quiet?: boolean;
 } = {}): LoadProgressView {
@@ -41,7 +44,7 @@ function loadedLine({ allLoadedBytes, elapsedMs }: LoadProgress): string {
   return `loaded ${formatBytes(allLoadedBytes)} in ${seconds.toFixed(2)} s${rate}`;
 }
 
-function deviceBars(stream: NodeJS.WriteStream): { update(progress: LoadProgress): void; stop(): void } {
+function deviceBars(stream: ProgressStream): { update(progress: LoadProgress): void; stop(): void } {
   const format = '{device} [{bar}] {percentage}%  {loaded} of {all}  {tensor}';
   const options = { stream, format, hideCursor: true, clearOnComplete: true, barsize: 24, linewrap: false };
   const multiBar = new cliProgress.MultiBar(options, cliProgress.Presets.rect);

@@ -4,7 +4,7 @@
  */
 import { type BufferId, type DeviceContext, DTYPES, guardNative, MEMORY_KINDS, native, opSignature, roundUp, TENSOR_WORDS } from '@metashard/core';
 import type { SamplerSizes, SamplingSpec } from './executor-protocol.js';
-import { ALIGNMENT } from './memory-plan.js';
+import { ALIGNMENT } from './program-facts.js';
 
 interface Place {
   buffer: BufferId;

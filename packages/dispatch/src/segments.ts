@@ -3,6 +3,7 @@
  * later one. Knows nothing of bytes or threads; any map works, also one that visits a device several times.
  */
 import type { DeviceName, Program, ProgramOp, TensorId } from '@metashard/core';
+import type { ProgramFacts } from './program-facts.js';
 
 export interface SegmentTransfer {
   /** Storage tensor (never a view) made in this segment. */
@@ -31,29 +32,9 @@ export function storageOf(program: Program, id: TensorId): TensorId {
   return at;
 }
 
-/**
- * Ops that need only step inputs and constants (rope tables): cheap, so every segment that uses their results computes them itself.
- */
-export function rematerializedOps(program: Program): Set<number> {
-  const free = new Set<TensorId>();
-  for (const [id, tensor] of program.tensors.entries()) {
-    if (tensor.kind === 'input' || tensor.kind === 'constant') free.add(id);
-  }
-  const found = new Set<number>();
-  for (const [index, op] of program.ops.entries()) {
-    const inputs = op.inputs.filter((id) => id >= 0).map((id) => storageOf(program, id));
-    if (!inputs.every((id) => free.has(id))) continue;
-    found.add(index);
-    for (const id of op.outputs) free.add(id);
-  }
-  return found;
-}
-
 /** `deviceOfOp[i]` is where op i runs. */
-export function cutSegments(program: Program, deviceOfOp: readonly DeviceName[]): Segment[] {
-  const free = rematerializedOps(program);
-  const producer = new Map<TensorId, number>();
-  for (const [index, op] of program.ops.entries()) for (const id of op.outputs) producer.set(id, index);
+export function cutSegments(facts: ProgramFacts, deviceOfOp: readonly DeviceName[]): Segment[] {
+  const { program, rematerialized: free, producer } = facts;
   const runs = consecutiveRuns(program, deviceOfOp, free);
   const segmentOf = new Map<number, number>();
   for (const [segment, run] of runs.entries()) for (const op of run.ops) segmentOf.set(op, segment);
@@ -62,9 +43,9 @@ export function cutSegments(program: Program, deviceOfOp: readonly DeviceName[])
   const sends = runs.map((): SegmentTransfer[] => []);
   for (const [segment, run] of runs.entries()) {
     for (const index of run.ops) {
-      for (const id of operands(program, program.ops[index] as ProgramOp)) {
-        const made = producer.get(id);
-        if (made === undefined || free.has(made)) continue;
+      for (const id of operands(facts, program.ops[index] as ProgramOp)) {
+        const made = producer[id] as number;
+        if (made < 0 || free.has(made)) continue;
         const from = segmentOf.get(made) as number;
         if (from === segment || receives[segment]?.has(id)) continue;
         receives[segment]?.add(id);
@@ -73,21 +54,21 @@ export function cutSegments(program: Program, deviceOfOp: readonly DeviceName[])
     }
   }
   return runs.map((run, index) => {
-    const ops = withRematerialized(program, run.ops, free, producer).map((i) => program.ops[i] as ProgramOp);
+    const ops = withRematerialized(facts, run.ops).map((i) => program.ops[i] as ProgramOp);
     return {
       index,
       device: run.device,
       ops,
       receives: [...(receives[index] as Set<TensorId>)],
       sends: sends[index] as SegmentTransfer[],
-      outputs: outputsOf(program, ops, new Set(run.ops.map((i) => program.ops[i] as ProgramOp))),
+      outputs: outputsOf(facts, ops, new Set(run.ops.map((i) => program.ops[i] as ProgramOp))),
       modules: [...new Set(ops.map((op) => op.module))],
     };
   });
 }
 
-function operands(program: Program, op: ProgramOp): TensorId[] {
-  return op.inputs.filter((id) => id >= 0).map((id) => storageOf(program, id));
+function operands(facts: ProgramFacts, op: ProgramOp): TensorId[] {
+  return op.inputs.filter((id) => id >= 0).map((id) => facts.storageOf(id));
 }
 
 function consecutiveRuns(program: Program, deviceOfOp: readonly DeviceName[], free: ReadonlySet<number>) {
@@ -103,18 +84,15 @@ function consecutiveRuns(program: Program, deviceOfOp: readonly DeviceName[], fr
 }
 
 /** The run's ops with the rematerialized ones they need, in the Program's order. */
-function withRematerialized(
-  program: Program,
-  ops: readonly number[],
-  free: ReadonlySet<number>,
-  producer: ReadonlyMap<TensorId, number>,
-): number[] {
+function withRematerialized(facts: ProgramFacts, ops: readonly number[]): number[] {
+  const { program, rematerialized: free, producer } = facts;
+  if (free.size === 0) return [...ops];
   const wanted = new Set(ops);
   const pending = [...ops];
   for (let index = pending.pop(); index !== undefined; index = pending.pop()) {
-    for (const id of operands(program, program.ops[index] as ProgramOp)) {
-      const made = producer.get(id);
-      if (made === undefined || !free.has(made) || wanted.has(made)) continue;
+    for (const id of operands(facts, program.ops[index] as ProgramOp)) {
+      const made = producer[id] as number;
+      if (made < 0 || !free.has(made) || wanted.has(made)) continue;
       wanted.add(made);
       pending.push(made);
     }
@@ -123,11 +101,13 @@ function withRematerialized(
 }
 
 /** Named outputs whose tensor is made by one of this segment's own ops. */
-function outputsOf(program: Program, ops: readonly ProgramOp[], own: ReadonlySet<ProgramOp>) {
+function outputsOf(facts: ProgramFacts, ops: readonly ProgramOp[], own: ReadonlySet<ProgramOp>) {
   const found: { name: string; tensor: TensorId; op: number }[] = [];
-  for (const [name, tensor] of Object.entries(program.outputs)) {
-    const storage = storageOf(program, tensor);
-    const op = ops.findIndex((candidate) => own.has(candidate) && candidate.outputs.includes(storage));
+  for (const [name, tensor] of Object.entries(facts.program.outputs)) {
+    const storage = facts.storageOf(tensor);
+    const made = facts.program.ops[facts.producer[storage] as number];
+    if (made === undefined || !own.has(made)) continue;
+    const op = ops.indexOf(made);
     if (op >= 0) found.push({ name, tensor, op });
   }
   return found;

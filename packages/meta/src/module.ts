@@ -56,19 +56,26 @@ export abstract class Module {
 
   /** This module's own parameters. */
   ownParameters(): [string, Parameter][] {
-    return Object.entries(this).filter((entry): entry is [string, Parameter] => entry[1] instanceof Parameter);
+    return this.#own((value) => value instanceof Parameter);
   }
   /** This module's own buffers. */
   ownBuffers(): [string, Tensor][] {
-    const isBuffer = (value: unknown): boolean => value instanceof Tensor && !(value instanceof Parameter);
-    return Object.entries(this).filter((entry): entry is [string, Tensor] => isBuffer(entry[1]));
+    return this.#own((value) => value instanceof Tensor && !(value instanceof Parameter));
   }
   isPersistent(bufferName: string): boolean {
     return this.#transient?.has(bufferName) !== true;
   }
   /** Direct children with their names. */
   namedChildren(): [string, Module][] {
-    return Object.entries(this).filter((entry): entry is [string, Module] => entry[1] instanceof Module);
+    return this.#own((value) => value instanceof Module);
+  }
+  #own<T>(wanted: (value: unknown) => boolean): [string, T][] {
+    const found: [string, T][] = [];
+    for (const name of Object.keys(this)) {
+      const value = (this as unknown as Record<string, unknown>)[name];
+      if (typeof value === 'object' && value !== null && wanted(value)) found.push([name, value as T]);
+    }
+    return found;
   }
   children(): Module[] {
     return this.namedChildren().map(([, child]) => child);

@@ -4,6 +4,7 @@
 #include "int8_panels.h"
 #include "entries.h"
 #include "lanes.h"
+#include "unroll.h"
 
 namespace {
 
@@ -20,31 +21,22 @@ inline __m256i widen_quad(const uint8_t *p) {
 template <int rows, int quarters>
 void dot_quarters(const uint8_t *panel, const int8_t *w, int64_t quads, int64_t ahead, int32_t *tile) {
   __m256i sums[rows][quarters];
-#pragma GCC unroll 6
-  for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 4
-    for (int i = 0; i < quarters; i++) sums[r][i] = _mm256_setzero_si256();
-  }
+  unroll<rows>([&](auto r) { unroll<quarters>([&](auto i) { sums[r][i] = _mm256_setzero_si256(); }); });
   for (int64_t q = 0; q < quads; q++, w += 64, panel += rows * 4) {
     __m256i b[quarters];
-#pragma GCC unroll 4
-    for (int i = 0; i < quarters; i++) b[i] = widen_bytes(w + i * 16);
+    unroll<quarters>([&](auto i) { b[i] = widen_bytes(w + i * 16); });
     _mm_prefetch(reinterpret_cast<const char *>(w + ahead), _MM_HINT_T0);
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++) {
+    unroll<rows>([&](auto r) {
       const __m256i a = widen_quad(panel + r * 4);
-#pragma GCC unroll 4
-      for (int i = 0; i < quarters; i++) sums[r][i] = _mm256_add_epi32(sums[r][i], _mm256_madd_epi16(a, b[i]));
-    }
+      unroll<quarters>([&](auto i) { sums[r][i] = _mm256_add_epi32(sums[r][i], _mm256_madd_epi16(a, b[i])); });
+    });
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 2
-    for (int i = 0; i < quarters; i += 2) {  // hadd works in 128-bit halves: columns 0 1 4 5 2 3 6 7
-      const __m256i eight = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums[r][i], sums[r][i + 1]), 0xd8);
-      _mm256_store_si256(reinterpret_cast<__m256i *>(tile + r * pair_columns + i * 4), eight);
-    }
-  }
+  unroll<rows>([&](auto r) {
+    unroll<quarters / 2>([&](auto i) {  // hadd works in 128-bit halves: columns 0 1 4 5 2 3 6 7
+      const __m256i eight = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums[r][2 * i], sums[r][2 * i + 1]), 0xd8);
+      _mm256_store_si256(reinterpret_cast<__m256i *>(tile + r * pair_columns + i * 8), eight);
+    });
+  });
 }
 
 // Registers: rows × quarters sums, the widened weights, one activation.

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "metashard/backend.h"
+#include "unroll.h"
 
 namespace {
 
@@ -122,24 +123,19 @@ struct lanes {
   // rows[i] lane j ↔ rows[j] lane i.
   static void transpose(floats (&rows)[8]) {
     floats pairs[8], quads[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-      pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
-      pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {  // now columns j and 4 + j of rows i … i + 3 in quads[i + j]
-#pragma GCC unroll 2
-      for (int j = 0; j < 2; j++) {
-        quads[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + 2 + j], 0x44);
-        quads[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + 2 + j], 0xee);
-      }
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
+    unroll<4>([&](auto i) {
+      pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+      pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+    });
+    unroll<4>([&](auto i) {  // now quads[4 b + j]: columns j and 4 + j of rows 4 b … 4 b + 3
+      constexpr int from = i / 2 * 4 + i % 2, to = i / 2 * 4 + i % 2 * 2;
+      quads[to] = _mm256_shuffle_ps(pairs[from], pairs[from + 2], 0x44);
+      quads[to + 1] = _mm256_shuffle_ps(pairs[from], pairs[from + 2], 0xee);
+    });
+    unroll<4>([&](auto j) {
       rows[j] = _mm256_permute2f128_ps(quads[j], quads[4 + j], 0x20);
       rows[4 + j] = _mm256_permute2f128_ps(quads[j], quads[4 + j], 0x31);
-    }
+    });
   }
 };
 

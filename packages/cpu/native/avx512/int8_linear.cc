@@ -4,6 +4,7 @@
 #include "int8_panels.h"
 #include "entries.h"
 #include "lanes.h"
+#include "unroll.h"
 
 namespace {
 
@@ -11,38 +12,33 @@ template <int rows>
 void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead, int32_t *tile) {
   // Few rows: several independent sums, to cover the latency of the instruction.
   constexpr int chains = rows == 1 ? 4 : rows <= 3 ? 2 : 1;
-  __m512i sums[chains * rows][2];
-#pragma GCC unroll 12
-  for (int i = 0; i < chains * rows; i++) sums[i][0] = sums[i][1] = _mm512_setzero_si512();
+  __m512i sums[chains][rows][2];
+  unroll<chains>([&](auto c) { unroll<rows>([&](auto r) { sums[c][r][0] = sums[c][r][1] = _mm512_setzero_si512(); }); });
   for (int64_t q = 0; q < quads; q += chains) {
-#pragma GCC unroll 4
-    for (int c = 0; c < chains; c++) {
+    unroll<chains>([&](auto c) {
       const int8_t *line0 = w0 + (q + c) * 64, *line1 = w1 + (q + c) * 64;
       const __m512i b0 = _mm512_load_si512(line0), b1 = _mm512_load_si512(line1);
       _mm_prefetch(reinterpret_cast<const char *>(line0 + ahead), _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char *>(line1 + ahead), _MM_HINT_T0);
-#pragma GCC unroll 12
-      for (int r = 0; r < rows; r++) {
+      unroll<rows>([&](auto r) {
         int32_t quad;
         memcpy(&quad, panel + ((q + c) * rows + r) * 4, 4);
         const __m512i a = _mm512_set1_epi32(quad);
-        sums[c * rows + r][0] = _mm512_dpbusd_epi32(sums[c * rows + r][0], a, b0);
-        sums[c * rows + r][1] = _mm512_dpbusd_epi32(sums[c * rows + r][1], a, b1);
-      }
-    }
+        sums[c][r][0] = _mm512_dpbusd_epi32(sums[c][r][0], a, b0);
+        sums[c][r][1] = _mm512_dpbusd_epi32(sums[c][r][1], a, b1);
+      });
+    });
   }
   const __m512i surplus0 = _mm512_slli_epi32(_mm512_load_si512(w0 + quads * 64), 7);
   const __m512i surplus1 = _mm512_slli_epi32(_mm512_load_si512(w1 + quads * 64), 7);
-#pragma GCC unroll 12
-  for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 4
-    for (int c = 1; c < chains; c++) {
-      sums[r][0] = _mm512_add_epi32(sums[r][0], sums[c * rows + r][0]);
-      sums[r][1] = _mm512_add_epi32(sums[r][1], sums[c * rows + r][1]);
-    }
-    _mm512_store_si512(tile + r * pair_columns, _mm512_sub_epi32(sums[r][0], surplus0));
-    _mm512_store_si512(tile + r * pair_columns + 16, _mm512_sub_epi32(sums[r][1], surplus1));
-  }
+  unroll<rows>([&](auto r) {
+    unroll<chains - 1>([&](auto c) {
+      sums[0][r][0] = _mm512_add_epi32(sums[0][r][0], sums[c + 1][r][0]);
+      sums[0][r][1] = _mm512_add_epi32(sums[0][r][1], sums[c + 1][r][1]);
+    });
+    _mm512_store_si512(tile + r * pair_columns, _mm512_sub_epi32(sums[0][r][0], surplus0));
+    _mm512_store_si512(tile + r * pair_columns + 16, _mm512_sub_epi32(sums[0][r][1], surplus1));
+  });
 }
 
 template <int R>

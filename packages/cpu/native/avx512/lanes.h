@@ -1,14 +1,11 @@
 // Sixteen float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, linear_tiles.h) need of AVX512 F, BW, VL, DQ, VNNI.
 // avx2/lanes.h has the same names with eight. Partial loads and stores touch no memory beyond their count.
 #pragma once
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's headers warn about their own _mm512_undefined_* (GCC bug 105593)
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
-#pragma GCC diagnostic pop
 #include <stdint.h>
 
 #include "metashard/backend.h"
+#include "unroll.h"
 
 namespace {
 
@@ -102,31 +99,28 @@ struct lanes {
   // rows[i] lane j ↔ rows[j] lane i.
   static void transpose(floats (&rows)[16]) {
     floats pairs[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-      pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
-      pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {  // now 4 × 4 blocks: column j of rows i … i + 3 in each 128-bit quarter
-#pragma GCC unroll 2
-      for (int j = 0; j < 2; j++) {
-        const __m512d a = _mm512_castps_pd(pairs[i + j]), b = _mm512_castps_pd(pairs[i + 2 + j]);
-        rows[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-        rows[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-      }
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {  // the quarters
-      const floats a = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0x88), b = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0x88);
-      const floats c = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0xdd), d = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0xdd);
-      pairs[j] = _mm512_shuffle_f32x4(a, b, 0x88);
-      pairs[8 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
-      pairs[4 + j] = _mm512_shuffle_f32x4(c, d, 0x88);
-      pairs[12 + j] = _mm512_shuffle_f32x4(c, d, 0xdd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) rows[i] = pairs[i];
+    unroll<8>([&](auto i) {
+      pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+      pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+    });
+    unroll<8>([&](auto i) {  // now rows[4 b + j]: column j of rows 4 b … 4 b + 3 in each 128-bit quarter
+      constexpr int from = i / 2 * 4 + i % 2, to = i / 2 * 4 + i % 2 * 2;
+      const __m512d a = _mm512_castps_pd(pairs[from]), b = _mm512_castps_pd(pairs[from + 2]);
+      rows[to] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      rows[to + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    });
+    unroll<4>([&](auto j) {  // quarters 0 and 2, 1 and 3 of two rows each
+      pairs[j] = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0x88);
+      pairs[4 + j] = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0x88);
+      pairs[8 + j] = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0xdd);
+      pairs[12 + j] = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0xdd);
+    });
+    unroll<4>([&](auto j) {
+      rows[j] = _mm512_shuffle_f32x4(pairs[j], pairs[4 + j], 0x88);
+      rows[8 + j] = _mm512_shuffle_f32x4(pairs[j], pairs[4 + j], 0xdd);
+      rows[4 + j] = _mm512_shuffle_f32x4(pairs[8 + j], pairs[12 + j], 0x88);
+      rows[12 + j] = _mm512_shuffle_f32x4(pairs[8 + j], pairs[12 + j], 0xdd);
+    });
   }
 };
 

@@ -40,7 +40,9 @@ function listDevices(): DeviceListing {
   const listing: DeviceListing = { devices: [], backends: {}, unavailable: {} };
   for (const type of ['cpu', 'cuda'] as const) {
     try {
-      for (let index = 0; index < deviceCount(type); index++) listing.devices.push(describeDevice(`${type}:${index}`));
+      // Any number of CPU devices share the one processor and its memory: it is listed once.
+      const count = type === 'cpu' ? 1 : deviceCount(type);
+      for (let index = 0; index < count; index++) listing.devices.push(describeDevice(`${type}:${index}`));
       listing.backends[type] = JSON.parse(native().describeBackend(type));
     } catch (error) {
       if (!MetashardError.isInstance(error)) throw error;
@@ -51,7 +53,14 @@ function listDevices(): DeviceListing {
 }
 
 function describeDevice(name: string): ListedDevice {
-  const { name: description, totalBytes, freeBytes, emulated, computeMajor, computeMinor } = deviceInfo(parseDevice(name));
+  const {
+    name: description,
+    totalBytes,
+    freeBytes,
+    emulated,
+    computeMajor,
+    computeMinor,
+  } = deviceInfo(parseDevice(name));
   const listed = { name, description, totalBytes, freeBytes, emulated };
   return computeMajor > 0 ? { ...listed, computeCapability: `${computeMajor}.${computeMinor}` } : listed;
 }
@@ -59,7 +68,9 @@ function describeDevice(name: string): ListedDevice {
 function formatListing({ devices, backends, unavailable }: DeviceListing): string {
   const rows = devices.map((device) => [
     device.emulated ? `${device.name} (emulated)` : device.name,
-    device.computeCapability === undefined ? device.description : `${device.description}, sm ${device.computeCapability}`,
+    device.computeCapability === undefined
+      ? device.description
+      : `${device.description}, sm ${device.computeCapability}`,
     formatBytes(device.totalBytes),
     formatBytes(device.freeBytes),
   ]);

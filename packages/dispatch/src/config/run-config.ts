@@ -39,10 +39,10 @@ const generation = z.strictObject(
     max_new_tokens: whole(1).exactOptional().describe('most tokens to generate; default: what the context leaves'),
     do_sample: flag().exactOptional().describe('sample instead of taking the most likely token; default false'),
     temperature: z
-      .number({ error: 'a number above 0 (greedy is do_sample: false)' })
-      .positive({ error: 'a number above 0 (greedy is do_sample: false)' })
+      .number({ error: 'a number of at least 0' })
+      .min(0, { error: 'a number of at least 0' })
       .exactOptional()
-      .describe('divides the logits before sampling; default 1'),
+      .describe('divides the logits before sampling; default 1; 0 is greedy'),
     top_k: whole(0).exactOptional().describe('sample among the k most likely tokens; 0: all'),
     top_p: z
       .number({ error: 'a number above 0 and at most 1' })

@@ -6,6 +6,7 @@ import { type FactoryOptions, newParameter, uniform } from './init.js';
 import { onRows } from './rows.js';
 
 export interface LinearOptions extends FactoryOptions {
+  /** Default true. */
   bias?: boolean;
 }
 
@@ -17,12 +18,12 @@ export class Linear extends Module {
   constructor(
     readonly inFeatures: number,
     readonly outFeatures: number,
-    { bias = true, ...factory }: LinearOptions = {},
+    options: LinearOptions = {},
   ) {
     super();
     const fill = uniform(1 / Math.sqrt(inFeatures));
-    this.weight = newParameter([outFeatures, inFeatures], factory, fill);
-    this.bias = bias ? newParameter([outFeatures], factory, fill) : null;
+    this.weight = newParameter([outFeatures, inFeatures], options, fill);
+    this.bias = options.bias === false ? null : newParameter([outFeatures], options, fill);
   }
 
   /** x [..., in] → [..., out], in x's dtype. */
