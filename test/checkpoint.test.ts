@@ -1,4 +1,7 @@
-/** Opening checkpoints: which file of a folder is taken, shards and their index, what a hostile index may not do. Headers themselves are safetensors.test.ts. */
+/**
+ * Opening checkpoints: which file of a folder is taken, shards and their index, what a hostile index may not do.
+ * Headers themselves are safetensors.test.ts.
+ */
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -151,7 +154,7 @@ describe('shards', () => {
     expect(await failure()).toMatchObject({ details: { file: join(folder, '2.safetensors'), tensor: 'd' } });
     writeIndex({ a: '1.safetensors', b: '2.safetensors', c: '2.safetensors', d: '3.safetensors' });
     expect((await failure()).message).toBe(
-      `${join(folder, '3.safetensors')}: expected a readable file, got no such file`,
+      `${join(folder, '3.safetensors')}: expected a file to read, got no such file`,
     );
   });
 

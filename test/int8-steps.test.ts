@@ -1,5 +1,6 @@
 /**
- * Every step of the int8 linears of two models' first blocks, from the stored inputs (computed in float64 from float32 weights and activations):
+ * Every step of the int8 linears of two models' first blocks, from the stored inputs (computed in float64 from float32
+ * weights and activations):
  * the reference maths, and the cpu's quantization of the same weights.
  */
 import { fileURLToPath } from 'node:url';
@@ -17,8 +18,8 @@ import '@metashard/cpu';
 import { describe, expect, it } from 'vitest';
 
 /**
- * Indices where int8 values by row differ and should not: a rounding may go either way where the exact quotient value · 127 / scale
- * lies within 1e-4 of a half.
+ * Indices where int8 values by row differ and should not: a rounding may go either way where the exact quotient value ·
+ * 127 / scale lies within 1e-4 of a half.
  */
 function wrongRoundings(got: Tensor, expected: Tensor, values: Tensor, scales: Tensor): number[] {
   const [a, b] = [got.toInt8Array(), expected.toInt8Array()];

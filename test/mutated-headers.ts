@@ -1,6 +1,7 @@
 /**
- * Safetensors files for the fuzz test: random valid ones, six kinds of mutation of their headers, and a naive reader (JSON.parse and BigInt
- * sums, written apart from the real one) that says what a file holds. Over 400 lines because the damages are tables.
+ * Safetensors files for the fuzz test: random valid ones, six kinds of mutation of their headers, and a naive reader
+ * (JSON.parse and BigInt sums, written apart from the real one) that says what a file holds. Over 400 lines because the
+ * damages are tables.
  */
 import { uniformGenerator } from '@metashard/core';
 
@@ -352,7 +353,10 @@ export interface NaiveTensor {
   end: number;
 }
 
-/** What a file holds by the format's rules, spans counted from the file's start; undefined where it breaks one. Blind to duplicate keys. */
+/**
+ * What a file holds by the format's rules, spans counted from the file's start; undefined where it breaks one. Blind to
+ * duplicate keys.
+ */
 export function naiveRead(file: Buffer): Map<string, NaiveTensor> | undefined {
   try {
     const length = file.readBigUInt64LE();

@@ -1,6 +1,7 @@
 /**
- * The reference maths against golden vectors (numbered 66 to 75 as in the project's LLM.int8() notes, section 3 G), and the rules for zeros,
- * NaN and infinity. Whole layers of real checkpoints are int8-steps.test.ts.
+ * The reference maths against golden vectors (numbered 66 to 75 as in the project's LLM.int8() notes, section 3 G), and
+ * the rules for zeros, NaN and infinity. Whole layers of real checkpoints are int8-steps.test.ts. Over 400 lines
+ * because the vectors are tables.
  */
 import {
   ArgumentError,

@@ -1,4 +1,7 @@
-/** 10,200 files with mutated headers: each is read as the naive reader says, or refused with a CheckpointError, and quickly. */
+/**
+ * 10,200 files with mutated headers: each is read as the naive reader says, or refused with a CheckpointError, and
+ * quickly.
+ */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,7 +17,9 @@ const path = join(folder, 'model.safetensors');
 const FILES_PER_KIND = 1_700;
 const seed = Number(process.env.METASHARD_TEST_SEED ?? Date.now() % 1_000_000_000);
 
-/** Opens one mutated file and compares with the naive reader. Returns whether it was read, and the time opening took. */
+/**
+ * Opens one mutated file and compares with the naive reader. Returns whether it was read, and the time opening took.
+ */
 async function check({ bytes, duplicate }: Sample): Promise<{ read: boolean; ms: number }> {
   writeFileSync(path, bytes);
   const expected = naiveRead(bytes);

@@ -1,21 +1,28 @@
-/** Reading and writing safetensors: round trips, and every rule of the format by name. Mutated headers are safetensors-fuzz.test.ts. */
+/**
+ * Reading and writing safetensors: round trips, and every rule of the format by name. Mutated headers are
+ * safetensors-fuzz.test.ts.
+ */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   ArgumentError,
   CheckpointError,
+  callOp,
   DTYPES,
   type DType,
   elementCount,
   empty,
+  F,
   loadSafetensors,
   MAX_HEADER_BYTES,
   openCheckpointSync,
   parseSafetensorsHeader,
+  randn,
   readTensor,
   StateError,
   saveSafetensors,
+  type Tensor,
   tensor,
   tensorFromBytes,
 } from '@metashard/core';
@@ -133,6 +140,22 @@ describe('saveSafetensors and loadSafetensors', () => {
       [4, 5, 6],
     ]);
     expect(readdirSync(folder)).toEqual(['model.safetensors']);
+  });
+
+  it('pass tensors larger than the window, and packed weights row by row', async () => {
+    const large = randn([1100, 4100], { seed: 2 }); // 17.2 MiB
+    const { CB } = F.quantizeWeight(large.narrow(0, 0, 33));
+    await saveSafetensors(
+      path,
+      new Map([
+        ['large', large],
+        ['packed', callOp('pack_int8', [CB])[0] as Tensor],
+      ]),
+    );
+    const back = await loadSafetensors(path);
+    const same = (name: string, expected: Tensor): boolean =>
+      Buffer.from((back.get(name) as Tensor).toBytes()).equals(Buffer.from(expected.toBytes()));
+    expect([same('large', large), same('packed', CB)]).toEqual([true, true]);
   });
 
   it('leave the old file alone when a save fails', async () => {

@@ -1,6 +1,6 @@
 /**
- * A checkpoint on disk as an index: which tensors there are and where their bytes lie. Reads headers only, never tensor data (that is
- * `load-safetensors.ts` and the addon's `loadWeight`), and trusts nothing in them.
+ * A checkpoint on disk as an index: which tensors there are and where their bytes lie. Reads headers only, never tensor
+ * data (that is `load-safetensors.ts` and the addon's `loadWeight`), and trusts nothing in them.
  */
 import { readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -52,9 +52,10 @@ const INDEX = 'model.safetensors.index.json';
 const OTHER_FORMATS = /\.(bin|pt|pth|ckpt|pkl|gguf|h5|msgpack|onnx)(\.index\.json)?$/;
 
 /**
- * Opens a checkpoint: a folder (`model.safetensors`, else `model.safetensors.index.json` with its shards, else the only `*.safetensors`), one
- * safetensors file, or an index file. Throws CheckpointError with `details: { file, tensor }`; code `checkpoint_format` where there is a checkpoint
- * of a format that is not read yet, `checkpoint_missing` where there is none.
+ * Opens a checkpoint: a folder (`model.safetensors`, else `model.safetensors.index.json` with its shards, else the only
+ * `*.safetensors`), one safetensors file, or an index file. Throws CheckpointError with `details: { file, tensor }`;
+ * code `checkpoint_format` where there is a checkpoint of a format that is not read yet, `checkpoint_missing` where
+ * there is none.
  */
 export async function openCheckpoint(folderOrFile: string): Promise<CheckpointIndex> {
   return openCheckpointSync(folderOrFile);
@@ -179,7 +180,10 @@ function checkListed(
   }
 }
 
-/** `weight_map` of an index file: tensor → shard. Other keys (`metadata`, whose `total_size` writers disagree about) are not used. */
+/**
+ * `weight_map` of an index file: tensor → shard. Other keys (`metadata`, whose `total_size` writers disagree about) are
+ * not used.
+ */
 function readWeightMap(indexFile: string): Map<string, string> {
   const bytes = withFile(indexFile, (descriptor, fileBytes) => {
     if (fileBytes > MAX_HEADER_BYTES) {
@@ -219,7 +223,10 @@ function readShardNames(reader: JsonReader, indexFile: string): Map<string, stri
   return shardOf;
 }
 
-/** A relative name without `.`, `..` and empty components. Where a link of that name points to is the folder's business: caches are made of links. */
+/**
+ * A relative name without `.`, `..` and empty components. Where a link of that name points to is the folder's business:
+ * caches are made of links.
+ */
 function staysInFolder(shard: string): boolean {
   if (shard.length > 4096 || /[\0\\]/.test(shard) || /^[a-zA-Z]:/.test(shard)) return false;
   return shard.split('/').every((part) => part !== '' && part !== '.' && part !== '..');

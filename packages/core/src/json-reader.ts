@@ -1,6 +1,7 @@
 /**
- * A strict pull reader of JSON text for headers that anybody may have written: it reports what JSON.parse hides (a key given twice), reads
- * integers exactly, has a depth limit, and makes no objects of keys it did not ask for (`__proto__` is a key like any other).
+ * A strict pull reader of JSON text for headers that anybody may have written: it reports what JSON.parse hides (a key
+ * given twice), reads integers exactly, has a depth limit, and makes no objects of keys it did not ask for (`__proto__`
+ * is a key like any other).
  * Time and memory are linear in the text. Not for config files, which want line numbers and comments.
  */
 const MAX_DEPTH = 64;

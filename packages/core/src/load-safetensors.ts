@@ -1,6 +1,7 @@
 /**
- * Tensor data of safetensors files into tensors, for state dicts, tests and small models. A model's weights do not come this way: executors read
- * them natively (`loadWeight`). Data pass through one window, so memory in JavaScript is bounded whatever a tensor's size.
+ * Tensor data of safetensors files into tensors, for state dicts, tests and small models. A model's weights do not come
+ * this way: executors read them natively (`loadWeight`). Data pass through one window, so memory in JavaScript is
+ * bounded whatever a tensor's size.
  */
 import { type FileHandle, open } from 'node:fs/promises';
 import { type CheckpointFile, type CheckpointIndex, type CheckpointTensor, openCheckpointSync } from './checkpoint.js';
@@ -28,7 +29,10 @@ export async function loadSafetensors(path: string, options: ReadOptions = {}): 
   return readTensors(index, index.tensors.keys(), options);
 }
 
-/** One tensor of a checkpoint. Throws CheckpointError: no such tensor, a dtype that metashard does not have, a file that changed or fails. */
+/**
+ * One tensor of a checkpoint. Throws CheckpointError: no such tensor, a dtype that metashard does not have, a file that
+ * changed or fails.
+ */
 export async function readTensor(index: CheckpointIndex, name: string, options: ReadOptions = {}): Promise<Tensor> {
   return (await readTensors(index, [name], options)).get(name) as Tensor;
 }
@@ -60,7 +64,7 @@ function entryOf(
 ): CheckpointTensor & { dtype: NonNullable<CheckpointTensor['dtype']> } {
   const entry = index.tensors.get(name);
   if (entry === undefined) {
-    const near = name.length < 300 && index.tensors.size < 20_000 ? nearestWord(name, index.tensors.keys()) : undefined;
+    const near = name.length <= 100 && index.tensors.size <= 5000 ? nearestWord(name, index.tensors.keys()) : undefined;
     const hint = near === undefined ? undefined : `did you mean ${near.slice(0, 200)}`;
     throw checkpointError(index.folder, name, `expected it among ${index.tensors.size} tensors, got none`, { hint });
   }

@@ -1,7 +1,9 @@
 /**
- * The header of a safetensors file, read and written: 8 bytes of little-endian length, JSON, then the data section. Headers are untrusted: all
- * that the format demands is checked here, so that whoever reads data later only follows spans that lie in the file. No tensor data is read here.
- * Format and checks: safetensors' README ("Format") and its reference reader: spans tile the data section, in any order of names.
+ * The header of a safetensors file, read and written: 8 bytes of little-endian length, JSON, then the data section.
+ * Headers are untrusted: all that the format demands is checked here, so that whoever reads data later only follows
+ * spans that lie in the file. No tensor data is read here.
+ * Format and checks: safetensors' README ("Format") and its reference reader: spans tile the data section, in any order
+ * of names.
  */
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { DTYPES, type DType, dtypeOfSafetensors } from './dtype.js';
@@ -16,7 +18,10 @@ export const MAX_RANK = 8;
 /** Most tensors of a checkpoint, all files together. */
 export const MAX_TENSORS = 10_000_000;
 
-/** Bits of the format's dtypes that metashard does not compute with; others are unknown and their spans cannot be checked against the shape. */
+/**
+ * Bits of the format's dtypes that metashard does not compute with; others are unknown and their spans cannot be
+ * checked against the shape.
+ */
 const OTHER_DTYPE_BITS = new Map(
   Object.entries({
     F64: 64,
@@ -75,8 +80,9 @@ export function checkpointError(
 }
 
 /**
- * Reads and checks the header of a file. Throws CheckpointError (details: file, tensor) for anything that is not a whole, consistent
- * safetensors file. Takes no more time and memory than the header's length, at most MAX_HEADER_BYTES, calls for.
+ * Reads and checks the header of a file. Throws CheckpointError (details: file, tensor) for anything that is not a
+ * whole, consistent safetensors file. Takes no more time and memory than the header's length, at most MAX_HEADER_BYTES,
+ * calls for.
  */
 export function readSafetensorsHeader(file: string): SafetensorsHeader {
   return withFile(file, (descriptor, fileBytes) => {
@@ -112,11 +118,11 @@ export function withFile<T>(file: string, use: (descriptor: number, fileBytes: n
 }
 
 /** A failure of the file system as a CheckpointError that names the file; other errors as they are. */
-export function fileError(file: string, error: unknown): unknown {
+export function fileError(file: string, error: unknown, use: 'read' | 'write' = 'read'): unknown {
   const code = (error as NodeJS.ErrnoException).code;
   if (error instanceof CheckpointError || typeof code !== 'string') return error;
   const got = code === 'ENOENT' ? 'no such file' : code;
-  return checkpointError(file, undefined, `expected a readable file, got ${got}`, { cause: error });
+  return checkpointError(file, undefined, `expected a file to ${use}, got ${got}`, { cause: error });
 }
 
 /** Reads exactly `length` bytes. */
@@ -145,7 +151,9 @@ export function decodeUtf8(bytes: Uint8Array, file: string): string {
   }
 }
 
-/** Parses and checks a header whose data section has `dataBytes` bytes; `file` goes into errors. Throws CheckpointError. */
+/**
+ * Parses and checks a header whose data section has `dataBytes` bytes; `file` goes into errors. Throws CheckpointError.
+ */
 export function parseSafetensorsHeader(
   header: Uint8Array,
   dataBytes: number,
@@ -229,7 +237,10 @@ function checkSize(entry: HeaderEntry, file: string, name: string): void {
   }
 }
 
-/** Spans, in order, must follow each other from 0 to the end: no holes, no overlaps, nothing outside. Empty tensors take no place. */
+/**
+ * Spans, in order, must follow each other from 0 to the end: no holes, no overlaps, nothing outside. Empty tensors take
+ * no place.
+ */
 function checkTiling(tensors: ReadonlyMap<string, HeaderEntry>, dataBytes: number, file: string): void {
   const sorted = [...tensors].sort(([, a], [, b]) => a.begin - b.begin || a.nbytes - b.nbytes);
   let end = 0;
@@ -259,7 +270,10 @@ export interface WrittenEntry {
   readonly nbytes: number;
 }
 
-/** The file's first bytes, for tensors whose data follow in this order: length and JSON, padded with spaces so that data start at a multiple of 8. */
+/**
+ * The file's first bytes, for tensors whose data follow in this order: length and JSON, padded with spaces so that data
+ * start at a multiple of 8.
+ */
 export function encodeSafetensorsHeader(
   entries: readonly WrittenEntry[],
   metadata: ReadonlyMap<string, string>,

@@ -1,6 +1,7 @@
 /**
- * Writes tensors as one safetensors file, so that an interrupted save never leaves a file that loads wrongly: a temporary name beside the
- * target, flushed to disk, then renamed. Sharding and config.json are saveCheckpoint's business.
+ * Writes tensors as one safetensors file, so that an interrupted save never leaves a file that loads wrongly: a
+ * temporary name beside the target, flushed to disk, then renamed. Sharding and config.json are saveCheckpoint's
+ * business.
  */
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
@@ -15,9 +16,11 @@ import type { Tensor } from './tensor.js';
 const WINDOW_BYTES = 16 * 2 ** 20;
 
 /**
- * Saves a state dict. The file depends on names, values and metadata only: wide dtypes come first (so that every tensor starts at a multiple of its
- * element), then names in order. Packed int8 weights are written row by row. `metadata` is text by text (`{ format: 'pt' }`).
- * Throws StateError (a tensor on meta), ArgumentError (the name `__metadata__`, metadata that is not text), CheckpointError (the disk).
+ * Saves a state dict. The file depends on names, values and metadata only: wide dtypes come first (so that every tensor
+ * starts at a multiple of its element), then names in order. Packed int8 weights are written row by row. `metadata` is
+ * text by text (`{ format: 'pt' }`).
+ * Throws StateError (a tensor on meta), ArgumentError (the name `__metadata__`, metadata that is not text),
+ * CheckpointError (the disk).
  */
 export async function saveSafetensors(
   path: string,
@@ -39,7 +42,7 @@ export async function saveSafetensors(
     await flushFolder(dirname(path));
   } catch (error) {
     await rm(temporary, { force: true });
-    throw fileError(path, error);
+    throw fileError(path, error, 'write');
   }
 }
 
@@ -95,12 +98,12 @@ async function writeAll(handle: FileHandle, bytes: Buffer): Promise<void> {
   }
 }
 
-/** Makes the rename itself last; not every file system can flush a folder. */
+/**
+ * Makes the rename itself last, where the folder can be opened and the file system can flush one; the file is whole
+ * either way.
+ */
 async function flushFolder(folder: string): Promise<void> {
-  const handle = await open(folder);
-  try {
-    await handle.sync().catch(() => undefined);
-  } finally {
-    await handle.close();
-  }
+  const handle = await open(folder).catch(() => undefined);
+  await handle?.sync().catch(() => undefined);
+  await handle?.close();
 }

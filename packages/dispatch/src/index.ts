@@ -17,3 +17,4 @@ export * from './plan-table.js';
 export * from './resolve-model.js';
 export * from './stop-strings.js';
 export * from './tokenizer.js';
+export { runCli } from './cli/index.js';

@@ -25,15 +25,17 @@ export function showLoadProgress({
   if (quiet) return { update() {}, stop() {} };
   const bars = stream.isTTY && !env.CI ? deviceBars(stream) : undefined;
   let last: LoadProgress | undefined;
+  let isOver = false;
   return {
     update(progress) {
       last = progress;
       bars?.update(progress);
     },
     stop() {
+      if (isOver) return;
+      isOver = true;
       bars?.stop();
       if (last !== undefined) stream.write(`${loadedLine(last)}\n`);
-      last = undefined;
     },
   };
 }
@@ -46,7 +48,8 @@ function loadedLine({ allLoadedBytes, elapsedMs }: LoadProgress): string {
 
 function deviceBars(stream: ProgressStream): { update(progress: LoadProgress): void; stop(): void } {
   const format = '{device} [{bar}] {percentage}%  {loaded} of {all}  {tensor}';
-  const options = { stream, format, hideCursor: true, clearOnComplete: true, barsize: 24, linewrap: false };
+  // gracefulExit would answer Ctrl-C by a second SIGINT, which leaves at once.
+  const options = { stream, format, hideCursor: true, clearOnComplete: true, barsize: 24, gracefulExit: false };
   const multiBar = new cliProgress.MultiBar(options, cliProgress.Presets.rect);
   const bars = new Map<string, cliProgress.SingleBar>();
   return {

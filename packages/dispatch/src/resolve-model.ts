@@ -2,7 +2,7 @@
  * From what a user calls a model to the folder that holds it: a folder, or an id in the local Hugging Face cache, laid out as the Python client
  * writes it (`models--org--name/{blobs,refs,snapshots}`). Looks at the disk only: no network, no download, and nothing is read but `refs`.
  */
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, type Stats, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { ModelNotFoundError, nearestWord } from '@metashard/core';
@@ -111,13 +111,17 @@ function expandHome(path: string): string {
 }
 
 function isFolder(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  return stats(path)?.isDirectory() ?? false;
 }
 
 function isFile(path: string): boolean {
+  return stats(path)?.isFile() ?? false;
+}
+
+function stats(path: string): Stats | undefined {
   try {
-    return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+    return statSync(path, { throwIfNoEntry: false });
   } catch {
-    return false; // ENOTDIR, ENAMETOOLONG, a NUL byte
+    return undefined; // a file where a folder should be, a name too long, a NUL byte
   }
 }

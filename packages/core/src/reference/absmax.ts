@@ -1,6 +1,7 @@
 /**
- * Reference maths of 8-bit quantization with one scale for a whole tensor, in plain loops: what the paper's section 2.1 defines, to read and to
- * test against. Dettmers, Lewis, Belkada, Zettlemoyer 2022, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale" (arXiv 2208.07339).
+ * Reference maths of 8-bit quantization with one scale for a whole tensor, in plain loops: what the paper's section 2.1
+ * defines, to read and to test against. Dettmers, Lewis, Belkada, Zettlemoyer 2022, "LLM.int8(): 8-bit Matrix
+ * Multiplication for Transformers at Scale" (arXiv 2208.07339).
  * Scales by row are `llm-int8.ts`; fast kernels are the backends'.
  */
 import { DtypeError } from '../errors.js';
@@ -8,9 +9,9 @@ import { type Tensor, tensor } from '../tensor.js';
 import { floatValues, roundHalfEven } from './rounding.js';
 
 /**
- * One value in int8 by the absmax of its row or tensor: round-half-even(value · (127 / absmax)), the scale and the product each rounded to
- * float32 as the kernels do. 0 where absmax is 0 or the product is NaN (infinity · 0). Where 127 / absmax exceeds float32 (absmax below
- * 3.74e-37), the quotient is taken in float64.
+ * One value in int8 by the absmax of its row or tensor: round-half-even(value · (127 / absmax)), the scale and the
+ * product each rounded to float32 as the kernels do. 0 where absmax is 0 or the product is NaN (infinity · 0). Where
+ * 127 / absmax exceeds float32 (absmax below 3.74e-37), the quotient is taken in float64.
  */
 export function quantizeByAbsmax(value: number, absmax: number): number {
   if (absmax === 0) return 0;
@@ -27,7 +28,8 @@ export interface AbsmaxQuantized {
 }
 
 /**
- * Absmax quantization of a whole tensor: q = ⌊127 · x / max |x|⌉ (section 2.1, "Absmax quantization"). x: float16, bfloat16 or float32, any shape.
+ * Absmax quantization of a whole tensor: q = ⌊127 · x / max |x|⌉ (section 2.1, "Absmax quantization"). x: float16,
+ * bfloat16 or float32, any shape.
  * Infinity and NaN in x make the scale 0 or NaN, so that they show after dequantizing. Throws DtypeError.
  */
 export function quantizeAbsmax(x: Tensor): AbsmaxQuantized {
@@ -53,9 +55,10 @@ export interface ZeropointQuantized {
 }
 
 /**
- * Zero-point quantization of a whole tensor onto the full range -127 … 127: nd = 2·127 / (max x - min x), zp = ⌊nd · min x⌉ + 127,
- * q = ⌊nd · x⌉ - zp (section 2.1, "Zeropoint quantization", with its sign: products are taken over q + zp, equations 4 to 7. Equation 5 is printed
- * without the factor nd; the shift here is the one its text describes). A tensor of one repeated value keeps that value exactly.
+ * Zero-point quantization of a whole tensor onto the full range -127 … 127 (section 2.1, "Zeropoint quantization"):
+ * nd = 2·127 / (max x - min x), zp = ⌊nd · min x⌉ + 127, q = ⌊nd · x⌉ - zp.
+ * The sign is the paper's: products are taken over q + zp. Its printed formula of zp lacks the factor nd and its q the
+ * shift; these are what its text describes. A tensor of one repeated value keeps that value exactly.
  * In float64, rounded half to even. Throws DtypeError.
  */
 export function quantizeZeropoint(x: Tensor): ZeropointQuantized {

@@ -1,8 +1,10 @@
 /**
- * Reference maths of LLM.int8() in plain loops, under bitsandbytes' names: row-wise absmax quantization, outliers, int8 product, one rounding at
- * the end. Dettmers, Lewis, Belkada, Zettlemoyer 2022 (arXiv 2208.07339): section 3.1 (vector-wise quantization, equation 8), section 3.2
- * (mixed-precision decomposition). To read and to test against; the kernels of `int8_quantize` and `int8_linear` (ops.ts) compute the same fast.
- * Not bitsandbytes bit for bit: no detour through float16, its mistyped 1/127² is the exact one, and there is one rounding, not two.
+ * Reference maths of LLM.int8() in plain loops, under bitsandbytes' names: row-wise absmax quantization, outliers, int8
+ * product, one rounding at the end. Dettmers, Lewis, Belkada, Zettlemoyer 2022 (arXiv 2208.07339): section 3.1
+ * (vector-wise quantization), section 3.2 (mixed-precision decomposition). To read and to test against; the
+ * kernels of `int8_quantize` and `int8_linear` (ops.ts) compute the same fast.
+ * Not bitsandbytes bit for bit: no detour through float16, its mistyped 1/127² is the exact one, and there is one
+ * rounding, not two.
  */
 import { DTYPES } from '../dtype.js';
 import { ArgumentError, DtypeError, ShapeError } from '../errors.js';
@@ -28,10 +30,13 @@ export interface VectorwiseQuantized {
 }
 
 /**
- * Row-wise absmax quantization: CA = round-half-even(x · 127 / SCA) over x `[..., K]`, float16, bfloat16 or float32 from its own values.
- * With threshold τ > 0 an element is an outlier unless |x| < τ (NaN is one). Outliers do not count in SCA; the other elements of their columns do.
+ * Row-wise absmax quantization: CA = round-half-even(x · 127 / SCA) over x `[..., K]`, float16, bfloat16 or float32
+ * from its own values.
+ * With threshold τ > 0 an element is an outlier unless |x| < τ (NaN is one). Outliers do not count in SCA; the other
+ * elements of their columns do.
  * per-batch: the columns of outliers are 0 in CA for every row. per-row: only the elements themselves.
- * With τ = 0 a NaN makes its row's SCA NaN, infinity makes it infinite, so that neither is lost. A row of zeros gives zeros and SCA 0.
+ * With τ = 0 a NaN makes its row's SCA NaN, infinity makes it infinite, so that neither is lost. A row of zeros gives
+ * zeros and SCA 0.
  * Throws ArgumentError (τ negative or NaN), DtypeError, ShapeError.
  */
 export function int8VectorwiseQuant(
@@ -70,7 +75,10 @@ function outlierColumns({ values, columns }: Rows, isOutlier: (value: number) =>
   return found;
 }
 
-/** q · absmax / 127 by row, float32: q int8 `[..., K]`, absmax float32 `[rows]`; one rounding. Throws DtypeError, ShapeError. */
+/**
+ * q · absmax / 127 by row, float32: q int8 `[..., K]`, absmax float32 `[rows]`; one rounding. Throws DtypeError,
+ * ShapeError.
+ */
 export function int8VectorwiseDequant(q: Tensor, absmax: Tensor): Tensor {
   const { values, rows, columns } = int8Rows('int8VectorwiseDequant', 'q', q);
   const scales = vector('int8VectorwiseDequant', 'absmax', absmax, rows);
@@ -89,8 +97,9 @@ export interface QuantizedWeight {
 }
 
 /**
- * Quantizes a weight [N, K] by row, once, without outliers. `castToFloat16First` gives bitsandbytes' files (its CPU path): weights are rounded to
- * float16 before, and the scale is fl(fl(1 / SCB) · 127) in place of fl(127 / SCB). Throws DtypeError, ShapeError.
+ * Quantizes a weight [N, K] by row, once, without outliers. `castToFloat16First` gives bitsandbytes' files (its CPU
+ * path): weights are rounded to float16 before, and the scale is fl(fl(1 / SCB) · 127) in place of fl(127 / SCB).
+ * Throws DtypeError, ShapeError.
  */
 export function int8WeightQuant(
   weight: Tensor,
@@ -120,8 +129,8 @@ export function int8WeightQuant(
 }
 
 /**
- * CA `[..., K]` · CBᵀ `[N, K]`, int8 → int32 `[..., N]`, exact. Throws DtypeError (not int8), ShapeError (no matrix CB, another K,
- * K above 133,144).
+ * CA `[..., K]` · CBᵀ `[N, K]`, int8 → int32 `[..., N]`, exact. Throws DtypeError (not int8), ShapeError (no matrix CB,
+ * another K, K above 133,144).
  */
 export function int8LinearMatmul(CA: Tensor, CB: Tensor): Tensor {
   const op = 'int8LinearMatmul';
@@ -143,8 +152,8 @@ export function int8LinearMatmul(CA: Tensor, CB: Tensor): Tensor {
 }
 
 /**
- * acc · SCA · SCB / 127² + bias, float32: acc int32 `[..., N]`, SCA float32 [rows], SCB float32 [N], bias [N] of any float dtype;
- * one rounding. Throws DtypeError, ShapeError.
+ * acc · SCA · SCB / 127² + bias, float32: acc int32 `[..., N]`, SCA float32 [rows], SCB float32 [N], bias [N] of any
+ * float dtype; one rounding. Throws DtypeError, ShapeError.
  */
 export function int8MmDequant(acc: Tensor, SCA: Tensor, SCB: Tensor, bias: Tensor | null = null): Tensor {
   const op = 'int8MmDequant';
@@ -181,9 +190,10 @@ export interface LlmInt8Result extends VectorwiseQuantized {
 }
 
 /**
- * The whole layer (figure 2 of the paper): out = (CA · CBᵀ) · SCA · SCB / 127² + Σ over outliers x · CB · SCB / 127 + bias, for x `[..., K]`,
- * CB int8 `[N, K]`, SCB float32 `[N]`. Outlier weights come from CB, too: there is no other copy of them. Sums in float64, rounded once to x's dtype
- * (through float32). An infinity or NaN of x reaches out. Throws ArgumentError, DtypeError, ShapeError.
+ * The whole layer (section 3.2): out = (CA · CBᵀ) · SCA · SCB / 127² + Σ over outliers x · CB · SCB / 127 +
+ * bias, for x `[..., K]`, CB int8 `[N, K]`, SCB float32 `[N]`. Outlier weights come from CB, too: there is no other
+ * copy of them. Sums in float64, rounded once to x's dtype (through float32). An infinity or NaN of x reaches out.
+ * Throws ArgumentError, DtypeError, ShapeError.
  */
 export function llmInt8Linear(x: Tensor, CB: Tensor, SCB: Tensor, options: LlmInt8Options = {}): LlmInt8Result {
   const { threshold = 0, bias = null, outliers = 'per-batch' } = options;

@@ -2,7 +2,18 @@
 import { readFileSync, statSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { ConfigError } from '@metashard/core';
-import { type Document, isAlias, isCollection, isMap, isScalar, LineCounter, type Node, parseDocument } from 'yaml';
+import {
+  type Alias,
+  type Document,
+  isAlias,
+  isCollection,
+  isMap,
+  isScalar,
+  LineCounter,
+  type Node,
+  parseDocument,
+  visit,
+} from 'yaml';
 import { type ConfigProblem, configError, configProblems, type PlacedProblem } from './config-problem.js';
 import { type RunConfig, runConfigSchema } from './run-config.js';
 
@@ -31,7 +42,7 @@ export function parseConfig(text: string, file = 'metashard.yaml'): RunConfig {
       details: { file, line, column: col },
     });
   }
-  const value = toPlain(document, file);
+  const value = toPlain(document, lines, file);
   const result = runConfigSchema.safeParse(value);
   if (result.success) return result.data;
   const placed = configProblems(result.error, value).map((problem) => place(problem, document, lines, file));
@@ -58,16 +69,21 @@ function readText(path: string): string {
   }
 }
 
-function toPlain(document: Document, file: string): unknown {
+function toPlain(document: Document, lines: LineCounter, file: string): unknown {
   try {
     return document.toJS({ maxAliasCount: MAX_ALIASES });
   } catch (error) {
-    throw new ConfigError(
-      `${file}: expected at most ${MAX_ALIASES} aliases, got ${oneLine((error as Error).message)}`,
-      {
-        details: { file },
+    let unresolved: Alias | undefined;
+    visit(document, {
+      Alias(_, alias) {
+        if (alias.resolve(document) === undefined) unresolved ??= alias;
       },
-    );
+    });
+    const { line, col } = lines.linePos(unresolved?.range?.[0] ?? 0);
+    const expected = unresolved === undefined ? `at most ${MAX_ALIASES} uses of aliases` : 'YAML';
+    throw new ConfigError(`${file}:${line}:${col}: expected ${expected}, got ${oneLine((error as Error).message)}`, {
+      details: { file, line, column: col },
+    });
   }
 }
 

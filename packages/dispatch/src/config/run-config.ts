@@ -20,8 +20,11 @@ const word = <const Words extends readonly string[]>(words: Words) =>
 const only = <const Value extends string | boolean>(value: Value, later: string) =>
   z.literal(value, { error: `${value} (${later} is not in this version)` });
 
-const size = z.union([z.number().min(0), z.string().regex(SIZE_PATTERN)], { error: SIZE });
-const device = z.union([z.int().min(0).max(9999), z.string().regex(DEVICE_PATTERN)], { error: DEVICE });
+const size = z.union([z.number().min(0, { error: SIZE }), z.string().regex(SIZE_PATTERN, { error: SIZE })], {
+  error: SIZE,
+});
+const deviceIndex = z.int().min(0, { error: DEVICE }).max(9999, { error: DEVICE });
+const device = z.union([deviceIndex, z.string().regex(DEVICE_PATTERN, { error: DEVICE })], { error: DEVICE });
 const placement = z.union([device, z.strictObject({ device, execute_on: device.exactOptional() }, { error: DEVICE })], {
   error: `${DEVICE}, or a map with device and execute_on`,
 });
