@@ -367,12 +367,13 @@ function attention(inputs: Inputs, attributes: readonly number[], outputs: reado
   const fresh = [values(inputs, 1), values(inputs, 2)] as const;
   const [starts, lengths, contexts] = [values(inputs, 5), values(inputs, 6), values(inputs, 7)];
   const [out, magnitude] = [hostValues(outputs[0] as HostTensor), new Float64Array(q.length)];
+  const tables = optional(inputs, 8);
   const row = (which: 0 | 1, s: number, position: number, h: number): Float64Array => {
     const cache = caches[which];
     let first = ((at(starts, s) + position) * KV + h) * D;
     if (cache !== null) {
       const block = size(inputs, 3, 2);
-      const id = at(values(inputs, 8), s * size(inputs, 8, 1) + Math.floor(position / block));
+      const id = at(tables as Float64Array, s * size(inputs, 8, 1) + Math.floor(position / block));
       first = ((id * KV + h) * block + (position % block)) * D;
     }
     return (cache ?? fresh[which]).subarray(first, first + D);

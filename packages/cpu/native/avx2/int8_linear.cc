@@ -17,6 +17,13 @@ inline __m256i widen_quad(const uint8_t *p) {
   return _mm256_cvtepi8_epi16(_mm_set1_epi32(quad));
 }
 
+// The empty asm keeps the sum in one register: GCC 12 would carry it from step to step under two vector types, and spill.
+inline __m256i add_products(__m256i sum, __m256i activations, __m256i weights) {
+  __m256i result = _mm256_add_epi32(sum, _mm256_madd_epi16(activations, weights));
+  asm("" : "+x"(result));
+  return result;
+}
+
 // tile[r][0 … 4 * quarters - 1] for `quarters` quarter lines from w on.
 template <int rows, int quarters>
 void dot_quarters(const uint8_t *panel, const int8_t *w, int64_t quads, int64_t ahead, int32_t *tile) {
@@ -28,7 +35,7 @@ void dot_quarters(const uint8_t *panel, const int8_t *w, int64_t quads, int64_t 
     _mm_prefetch(reinterpret_cast<const char *>(w + ahead), _MM_HINT_T0);
     unroll<rows>([&](auto r) {
       const __m256i a = widen_quad(panel + r * 4);
-      unroll<quarters>([&](auto i) { sums[r][i] = _mm256_add_epi32(sums[r][i], _mm256_madd_epi16(a, b[i])); });
+      unroll<quarters>([&](auto i) { sums[r][i] = add_products(sums[r][i], a, b[i]); });
     });
   }
   unroll<rows>([&](auto r) {

@@ -8,6 +8,13 @@
 
 namespace {
 
+// The empty asm keeps the sum in one register: GCC 12 would carry it from step to step under two vector types, and spill.
+inline __m512i add_products(__m512i sum, __m512i activations, __m512i weights) {
+  __m512i result = _mm512_dpbusd_epi32(sum, activations, weights);
+  asm("" : "+v"(result));
+  return result;
+}
+
 template <int rows>
 void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead, int32_t *tile) {
   // Few rows: several independent sums, to cover the latency of the instruction.
@@ -24,8 +31,8 @@ void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t 
         int32_t quad;
         memcpy(&quad, panel + ((q + c) * rows + r) * 4, 4);
         const __m512i a = _mm512_set1_epi32(quad);
-        sums[c][r][0] = _mm512_dpbusd_epi32(sums[c][r][0], a, b0);
-        sums[c][r][1] = _mm512_dpbusd_epi32(sums[c][r][1], a, b1);
+        sums[c][r][0] = add_products(sums[c][r][0], a, b0);
+        sums[c][r][1] = add_products(sums[c][r][1], a, b1);
       });
     });
   }

@@ -117,7 +117,7 @@ async function printContinuation(
 ): Promise<void> {
   const prompt = model.tokenizer === null ? readIds(text) : text;
   const colors = colorsFor(io.stderr, io.env);
-  if (!flags.json && !flags.quiet && io.stdout.isTTY) io.stderr.write(colors.dim(text));
+  if (!flags.json && !flags.quiet && io.stdout.isTTY && io.stderr.isTTY) io.stderr.write(colors.dim(text));
   const done = await generate(model, prompt, config, signal, flags.json ? undefined : io);
   if (flags.json) {
     const report = {
