@@ -1,4 +1,7 @@
-/** Writes packages/metashard/schema/metashard.schema.json from the zod schema of the configuration. Run it after a build when the schema changes. */
+/**
+ * Writes packages/metashard/schema/metashard.schema.json from the zod schema of the configuration. Run it after a build
+ * when the schema changes.
+ */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';

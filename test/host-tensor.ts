@@ -42,7 +42,13 @@ export function naturalStrides(dims: readonly number[]): number[] {
 
 export const elements = (dims: readonly number[]): number => dims.reduce((product, d) => product * d, 1);
 
-function bytesNeeded(dims: readonly number[], dtype: DType, layout: Layout, strides: readonly number[], offset: number) {
+function bytesNeeded(
+  dims: readonly number[],
+  dtype: DType,
+  layout: Layout,
+  strides: readonly number[],
+  offset: number,
+) {
   if (layout === 'packed_int8') return packedInt8Bytes(dims[0] as number, dims[1] as number);
   const last = dims.reduce((sum, d, i) => sum + Math.max(0, d - 1) * (strides[i] as number), 0);
   return (offset + (elements(dims) === 0 ? 0 : last + 1)) * DTYPES[dtype].bytes;

@@ -1,6 +1,6 @@
 /** Modules: the tree, names, state dicts, moves. Everything but the last group runs on meta. */
 import '@metashard/cpu';
-import { CheckpointError, empty, MetashardError, StateError, type Tensor, tensor } from '@metashard/core';
+import { CheckpointError, empty, StateError, type Tensor, tensor } from '@metashard/core';
 import { findTiedParameters, ModuleList, nn, Parameter, setModuleTensorToDevice } from '@metashard/meta';
 import { describe, expect, it } from 'vitest';
 
@@ -34,9 +34,18 @@ const names = (entries: readonly [string, unknown][]): string[] => entries.map((
 describe('the tree', () => {
   it('names modules, parameters and buffers in the order they were set', () => {
     const net = new Net();
-    expect(names(net.namedModules())).toEqual(
-      ['', 'wte', 'h', 'h.0', 'h.0.norm', 'h.0.proj', 'h.1', 'h.1.norm', 'h.1.proj', 'head'].map((name) => name),
-    );
+    expect(names(net.namedModules())).toEqual([
+      '',
+      'wte',
+      'h',
+      'h.0',
+      'h.0.norm',
+      'h.0.proj',
+      'h.1',
+      'h.1.norm',
+      'h.1.proj',
+      'head',
+    ]);
     expect(names(net.namedParameters())).toEqual([
       'wte.weight',
       ...['h.0', 'h.1'].flatMap((b) => [`${b}.norm.weight`, `${b}.norm.bias`, `${b}.proj.weight`, `${b}.proj.bias`]),
@@ -70,11 +79,9 @@ describe('the tree', () => {
     expect(net.getModule('h.1.proj')).toBeInstanceOf(nn.Linear);
     expect(net.getParameter('head.weight')).toBe(net.wte.weight);
     expect(() => net.getModule('h.1.prj')).toThrow(/expected a module of the model, got "h.1.prj"/);
-    try {
-      net.getParameter('h.1.proj.weigth');
-    } catch (error) {
-      expect((error as MetashardError).hint).toBe('did you mean h.1.proj.weight?');
-    }
+    expect(() => net.getParameter('h.1.proj.weigth')).toThrow(
+      expect.objectContaining({ hint: 'did you mean h.1.proj.weight?' }),
+    );
   });
 
   it('registering is assigning; names that are methods or have dots are refused', () => {
@@ -111,10 +118,7 @@ describe('the tree', () => {
 describe('state dicts', () => {
   const values = (): Map<string, Tensor> =>
     new Map(
-      new Net()
-        .stateDict()
-        .entries()
-        .map(([name, t]) => [name, tensor(new Float32Array(t.numel), { shape: t.shape })]),
+      [...new Net().stateDict()].map(([name, t]) => [name, tensor(new Float32Array(t.numel), { shape: t.shape })]),
     );
 
   it('hold parameters under every name and persistent buffers, not the others', () => {
@@ -283,13 +287,5 @@ describe('layers on the cpu', () => {
         .flat()
         .every((value) => Math.abs(value) <= 0.5),
     ).toBe(true);
-  });
-
-  it('every error is a metashard error', () => {
-    try {
-      new nn.Linear(3, 2).forward(tensor([1]));
-    } catch (error) {
-      expect(MetashardError.isInstance(error)).toBe(true);
-    }
   });
 });

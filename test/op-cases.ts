@@ -509,20 +509,20 @@ function addWeights(): void {
     }
     add('quantize_weight', `special rows packed ${packed}`, 0, (r) => ({
       inputs: [
-        hostTensor([7, 20], [
-          ...Array(20).fill(0),
-          ...Array.from({ length: 20 }, (_, i) => i * 1e-40),
-          ...Array.from({ length: 20 }, (_, i) => (i - 9) * 2e37),
-          ...[Number.NaN, ...r.normals(19)],
-          ...[Number.NEGATIVE_INFINITY, ...r.normals(19)],
-          ...Array.from({ length: 20 }, (_, i) => (i === 19 ? 127 : i + 0.5)),
-          ...r.normals(20),
-        ]),
+        hostTensor(
+          [7, 20],
+          [
+            ...Array(20).fill(0),
+            ...Array.from({ length: 20 }, (_, i) => i * 1e-40),
+            ...Array.from({ length: 20 }, (_, i) => (i - 9) * 2e37),
+            ...[Number.NaN, ...r.normals(19)],
+            ...[Number.NEGATIVE_INFINITY, ...r.normals(19)],
+            ...Array.from({ length: 20 }, (_, i) => (i === 19 ? 127 : i + 0.5)),
+            ...r.normals(20),
+          ],
+        ),
       ],
-      outputs: [
-        emptyHost([7, 20], { dtype: 'int8', layout: packed ? 'packed_int8' : 'strided' }),
-        emptyHost([7]),
-      ],
+      outputs: [emptyHost([7, 20], { dtype: 'int8', layout: packed ? 'packed_int8' : 'strided' }), emptyHost([7])],
       attributes: [0],
     }));
   }
@@ -594,7 +594,12 @@ export function attentionCase(r: Random, shape: AttentionShape): BuiltCase {
       list(sequences.map(([queries]) => queries)),
       list(sequences.map(([, context]) => context)),
       cache === undefined ? null : ints([sequences.length, columns], tables),
-      shape.alibi ? hostTensor([N], Array.from({ length: N }, (_, i) => 2 ** -(i + 1))) : null,
+      shape.alibi
+        ? hostTensor(
+            [N],
+            Array.from({ length: N }, (_, i) => 2 ** -(i + 1)),
+          )
+        : null,
     ],
     outputs: [emptyHost([tokens, N, D])],
     attributes: [1 / Math.sqrt(D), causal, window, softcap],
@@ -604,27 +609,219 @@ export function attentionCase(r: Random, shape: AttentionShape): BuiltCase {
 function addAttention(): void {
   const shapes: [string, AttentionShape][] = [
     ['one token', { N: 1, KV: 1, D: 1, sequences: [[1, 1]] }],
-    ['no cache, causal', { N: 4, KV: 4, D: 16, sequences: [[5, 5], [1, 1], [0, 0], [40, 40]] }],
-    ['no cache, bidirectional', { N: 4, KV: 2, D: 24, causal: 0, sequences: [[33, 33], [7, 7]] }],
+    [
+      'no cache, causal',
+      {
+        N: 4,
+        KV: 4,
+        D: 16,
+        sequences: [
+          [5, 5],
+          [1, 1],
+          [0, 0],
+          [40, 40],
+        ],
+      },
+    ],
+    [
+      'no cache, bidirectional',
+      {
+        N: 4,
+        KV: 2,
+        D: 24,
+        causal: 0,
+        sequences: [
+          [33, 33],
+          [7, 7],
+        ],
+      },
+    ],
     ['prefill over tiles', { N: 2, KV: 1, D: 32, cache: 'float32', sequences: [[150, 150]] }],
-    ['prefill after a context', { N: 4, KV: 2, D: 64, cache: 'float32', sequences: [[70, 133], [3, 67]] }],
-    ['decode batch', { N: 8, KV: 2, D: 64, cache: 'float32', fused: true, sequences: [[1, 1], [1, 130], [0, 0], [1, 77]] }],
-    ['decode, split context', { N: 2, KV: 2, D: 16, cache: 'float32', sequences: [[1, 1500], [1, 512], [1, 513]] }],
+    [
+      'prefill after a context',
+      {
+        N: 4,
+        KV: 2,
+        D: 64,
+        cache: 'float32',
+        sequences: [
+          [70, 133],
+          [3, 67],
+        ],
+      },
+    ],
+    [
+      'decode batch',
+      {
+        N: 8,
+        KV: 2,
+        D: 64,
+        cache: 'float32',
+        fused: true,
+        sequences: [
+          [1, 1],
+          [1, 130],
+          [0, 0],
+          [1, 77],
+        ],
+      },
+    ],
+    [
+      'decode, split context',
+      {
+        N: 2,
+        KV: 2,
+        D: 16,
+        cache: 'float32',
+        sequences: [
+          [1, 1500],
+          [1, 512],
+          [1, 513],
+        ],
+      },
+    ],
     ['decode, split context, window', { N: 2, KV: 1, D: 16, cache: 'float32', window: 700, sequences: [[1, 1400]] }],
-    ['float16 cache', { N: 4, KV: 2, D: 32, cache: 'float16', sequences: [[20, 50], [1, 40]] }],
-    ['bfloat16 cache', { N: 4, KV: 2, D: 40, cache: 'bfloat16', fused: true, sequences: [[9, 50], [1, 40]] }],
-    ['odd head size', { N: 6, KV: 3, D: 13, cache: 'float32', sequences: [[20, 50], [1, 40]] }],
-    ['head size 80', { N: 2, KV: 2, D: 80, cache: 'float32', sequences: [[40, 90], [1, 40]] }],
-    ['head size 320', { N: 2, KV: 1, D: 320, cache: 'float32', sequences: [[20, 70], [1, 40]] }],
+    [
+      'float16 cache',
+      {
+        N: 4,
+        KV: 2,
+        D: 32,
+        cache: 'float16',
+        sequences: [
+          [20, 50],
+          [1, 40],
+        ],
+      },
+    ],
+    [
+      'bfloat16 cache',
+      {
+        N: 4,
+        KV: 2,
+        D: 40,
+        cache: 'bfloat16',
+        fused: true,
+        sequences: [
+          [9, 50],
+          [1, 40],
+        ],
+      },
+    ],
+    [
+      'odd head size',
+      {
+        N: 6,
+        KV: 3,
+        D: 13,
+        cache: 'float32',
+        sequences: [
+          [20, 50],
+          [1, 40],
+        ],
+      },
+    ],
+    [
+      'head size 80',
+      {
+        N: 2,
+        KV: 2,
+        D: 80,
+        cache: 'float32',
+        sequences: [
+          [40, 90],
+          [1, 40],
+        ],
+      },
+    ],
+    [
+      'head size 320',
+      {
+        N: 2,
+        KV: 1,
+        D: 320,
+        cache: 'float32',
+        sequences: [
+          [20, 70],
+          [1, 40],
+        ],
+      },
+    ],
     ['block size 5', { N: 2, KV: 2, D: 16, cache: 'float32', block: 5, sequences: [[20, 53]] }],
-    ['window', { N: 4, KV: 2, D: 16, cache: 'float32', window: 9, sequences: [[70, 150], [1, 40], [1, 3]] }],
+    [
+      'window',
+      {
+        N: 4,
+        KV: 2,
+        D: 16,
+        cache: 'float32',
+        window: 9,
+        sequences: [
+          [70, 150],
+          [1, 40],
+          [1, 3],
+        ],
+      },
+    ],
     ['window of 1', { N: 2, KV: 2, D: 16, window: 1, sequences: [[30, 30]] }],
     ['window, bidirectional', { N: 2, KV: 2, D: 16, causal: 0, window: 4, sequences: [[80, 80]] }],
-    ['softcap', { N: 2, KV: 1, D: 32, cache: 'float32', softcap: 2, sequences: [[40, 70], [1, 40]] }],
-    ['ALiBi', { N: 8, KV: 8, D: 16, cache: 'float32', alibi: true, fused: true, sequences: [[40, 70], [1, 600]] }],
-    ['many heads a kv head', { N: 71, KV: 1, D: 16, cache: 'float32', sequences: [[3, 20], [1, 40]] }],
+    [
+      'softcap',
+      {
+        N: 2,
+        KV: 1,
+        D: 32,
+        cache: 'float32',
+        softcap: 2,
+        sequences: [
+          [40, 70],
+          [1, 40],
+        ],
+      },
+    ],
+    [
+      'ALiBi',
+      {
+        N: 8,
+        KV: 8,
+        D: 16,
+        cache: 'float32',
+        alibi: true,
+        fused: true,
+        sequences: [
+          [40, 70],
+          [1, 600],
+        ],
+      },
+    ],
+    [
+      'many heads a kv head',
+      {
+        N: 71,
+        KV: 1,
+        D: 16,
+        cache: 'float32',
+        sequences: [
+          [3, 20],
+          [1, 40],
+        ],
+      },
+    ],
     ['a NaN later', { N: 4, KV: 4, D: 32, nan: true, sequences: [[90, 90]] }],
-    ['a NaN later, cached', { N: 4, KV: 2, D: 32, nan: true, cache: 'float32', sequences: [[1, 9], [25, 60]] }],
+    [
+      'a NaN later, cached',
+      {
+        N: 4,
+        KV: 2,
+        D: 32,
+        nan: true,
+        cache: 'float32',
+        sequences: [
+          [1, 9],
+          [25, 60],
+        ],
+      },
+    ],
     ['no sequences', { N: 4, KV: 2, D: 32, cache: 'float32', sequences: [] }],
   ];
   for (const [name, shape] of shapes) add('attention', name, 3e-6, (r) => attentionCase(r, shape));
@@ -640,7 +837,10 @@ function addRope(): void {
     add('rope_table', `${tokens} positions, ${half} frequencies`, 1.3e-7, (r) => ({
       inputs: [
         ints([tokens], r.integers(tokens, 100000)),
-        hostTensor([half], Array.from({ length: half }, (_, i) => 10000 ** (-i / half))),
+        hostTensor(
+          [half],
+          Array.from({ length: half }, (_, i) => 10000 ** (-i / half)),
+        ),
       ],
       outputs: [emptyHost([tokens, half]), emptyHost([tokens, half], apart(half))],
       attributes: [scaling],

@@ -1,6 +1,7 @@
 /**
- * Chat templates: finds the one a model's folder has (chat_template.jinja, or chat_template in tokenizer_config.json) and renders messages with it.
- * The Jinja language is @huggingface/jinja's; the globals transformers gives a template are set here. Text only: tokens are `tokenizer.ts`.
+ * Chat templates: finds the one a model's folder has (chat_template.jinja, or chat_template in tokenizer_config.json)
+ * and renders messages with it. The Jinja language is @huggingface/jinja's; the globals transformers gives a template
+ * are set here. Text only: tokens are `tokenizer.ts`.
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,8 +18,8 @@ export interface ChatTemplateSource {
 }
 
 /**
- * The default template of a model's folder, or null. chat_template.jinja wins over tokenizer_config.json, as in transformers; of a list of
- * named templates the one named "default" is taken, or the only one. Throws CheckpointError.
+ * The default template of a model's folder, or null. chat_template.jinja wins over tokenizer_config.json, as in
+ * transformers; of a list of named templates the one named "default" is taken, or the only one. Throws CheckpointError.
  */
 export function findChatTemplate(
   folder: string,
@@ -69,8 +70,8 @@ export interface ChatTemplateContext {
 }
 
 /**
- * Renders messages to the prompt text. Throws ArgumentError where the template refuses the messages (raise_exception), CheckpointError
- * where the template itself is broken.
+ * Renders messages to the prompt text. Throws ArgumentError where the template refuses the messages (raise_exception),
+ * CheckpointError where the template itself is broken.
  */
 export function renderChatTemplate(
   { template, file }: ChatTemplateSource,

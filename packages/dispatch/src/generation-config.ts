@@ -1,6 +1,7 @@
 /**
- * generation_config.json: the end tokens and sampling defaults a model comes with. Fields that would change the text and are not implemented are
- * refused by name, unless they are set to the value that changes nothing. What a call asks for wins over all of this (`generate.ts`).
+ * generation_config.json: the end tokens and sampling defaults a model comes with. Fields that would change the text
+ * and are not implemented are refused by name, unless they are set to the value that changes nothing. What a call asks
+ * for wins over all of this (`generate.ts`).
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -71,7 +72,10 @@ const UNSUPPORTED: Readonly<Record<string, readonly unknown[]>> = {
   token_healing: [false],
 };
 
-/** Fields that are honoured above, describe the file, say how fast or what else to return, or matter only to beams, which are refused. */
+/**
+ * Fields that are honoured above, describe the file, say how fast or what else to return, or matter only to beams,
+ * which are refused.
+ */
 const NEUTRAL = new Set(
   `bos_token_id eos_token_id pad_token_id do_sample temperature top_k top_p repetition_penalty max_new_tokens max_length stop_strings
   _from_model_config transformers_version use_cache cache_implementation cache_config return_legacy_cache low_memory renormalize_logits
@@ -82,8 +86,8 @@ const NEUTRAL = new Set(
 );
 
 /**
- * Reads a folder's generation_config.json; without one, the ids of config.json and greedy. Throws UnsupportedConfigError (details: field, value)
- * and CheckpointError (details: file).
+ * Reads a folder's generation_config.json; without one, the ids of config.json and greedy. Throws
+ * UnsupportedConfigError (details: field, value) and CheckpointError (details: file).
  */
 export function readGenerationConfig(folder: string, ids: ModelTokenIds = {}): GenerationDefaults {
   const file = join(folder, 'generation_config.json');

@@ -1,4 +1,7 @@
-/** The device plan as a table for people: one row per device with its blocks and bytes, and below it everything that is not as one would expect. */
+/**
+ * The device plan as a table for people: one row per device with its blocks and bytes, and below it everything that is
+ * not as one would expect.
+ */
 import { formatBytes } from '@metashard/core';
 import type { DevicePlan, PlanDevice, PlanSegment } from './plan.js';
 
@@ -34,7 +37,10 @@ function sumColumns(rows: readonly number[][]): number[] {
   return BYTE_COLUMNS.map((_, column) => rows.reduce((sum, row) => sum + (row[column] ?? 0), 0));
 }
 
-/** `word_embeddings, h.0–h.3; ln_f → cuda:0`: segments in order of execution, the executing device where it is another one. */
+/**
+ * `word_embeddings, h.0–h.3; ln_f → cuda:0`: segments in order of execution, the executing device where it is another
+ * one.
+ */
 function describeSegments(plan: DevicePlan, names: readonly string[][], device: string): string {
   const texts = plan.segments.flatMap((segment, i) => {
     if (segment.device !== device) return [];
@@ -45,8 +51,9 @@ function describeSegments(plan: DevicePlan, names: readonly string[][], device: 
 }
 
 /**
- * Per segment, its modules as few names: a block (the path up to its number) that lies in one segment is one name, one that is cut shows its parts.
- * What lies in several segments and is no block (rotary tables, the root's own ops) is shown only where nothing else is.
+ * Per segment, its modules as few names: a block (the path up to its number) that lies in one segment is one name, one
+ * that is cut shows its parts. What lies in several segments and is no block (rotary tables, the root's own ops) is
+ * shown only where nothing else is.
  */
 function segmentNames(segments: readonly PlanSegment[]): string[][] {
   const levels = [(path: string) => blockPath(path), (path: string) => blockPath(path, 1), (path: string) => path];
@@ -67,7 +74,10 @@ function segmentNames(segments: readonly PlanSegment[]): string[][] {
   });
 }
 
-/** `transformer.h.3.mlp.dense` → `transformer.h.3`, with `more` = 1 `transformer.h.3.mlp`; a path without a number stays. */
+/**
+ * `transformer.h.3.mlp.dense` → `transformer.h.3`, with `more` = 1 `transformer.h.3.mlp`; a path without a number
+ * stays.
+ */
 function blockPath(path: string, more = 0): string {
   const parts = path.split('.');
   const at = parts.findIndex((part) => /^\d+$/.test(part));
@@ -133,7 +143,10 @@ function groupBy<Item>(items: readonly Item[], key: (item: Item) => string): Map
   return groups;
 }
 
-/** Names of one reason: ranges per kind of module, so that `h.0.dense, h.0.fc, h.1.dense, …` becomes `h.0.dense–h.1.dense, …`. */
+/**
+ * Names of one reason: ranges per kind of module, so that `h.0.dense, h.0.fc, h.1.dense, …` becomes
+ * `h.0.dense–h.1.dense, …`.
+ */
 function collapse(names: readonly string[]): string {
   const kinds = groupBy(names, (name) => name.replaceAll(/\d+/g, '#'));
   return [...kinds.values()].flatMap(compactNames).join(', ');

@@ -1,4 +1,7 @@
-/** Load progress for people, on standard error: a bar per device on a terminal, otherwise one line at the end. Used by the command line only. */
+/**
+ * Load progress for people, on standard error: a bar per device on a terminal, otherwise one line at the end. Used by
+ * the command line only.
+ */
 import type { Writable } from 'node:stream';
 import { formatBytes } from '@metashard/core';
 import cliProgress from 'cli-progress';

@@ -1,6 +1,7 @@
 /**
- * From what a user calls a model to the folder that holds it: a folder, or an id in the local Hugging Face cache, laid out as the Python client
- * writes it (`models--org--name/{blobs,refs,snapshots}`). Looks at the disk only: no network, no download, and nothing is read but `refs`.
+ * From what a user calls a model to the folder that holds it: a folder, or an id in the local Hugging Face cache, laid
+ * out as the Python client writes it (`models--org--name/{blobs,refs,snapshots}`). Looks at the disk only: no network,
+ * no download, and nothing is read but `refs`.
  */
 import { readdirSync, readFileSync, type Stats, statSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -15,13 +16,16 @@ export interface ResolveModelOptions {
 }
 
 const COMMIT = /^[0-9a-f]{40}$/;
-/** `name` or `org/name`, as the hub allows them; excludes `..`, absolute paths and everything else that could leave the cache. */
+/**
+ * `name` or `org/name`, as the hub allows them; excludes `..`, absolute paths and everything else that could leave the
+ * cache.
+ */
 const MODEL_ID = /^(?!.*(?:\.\.|--))[A-Za-z0-9_][\w.-]{0,95}(?:\/[A-Za-z0-9_][\w.-]{0,95})?$/;
 const REVISION = /^(?!.*\.\.)[\w][\w.-]*(?:\/[\w][\w.-]*)*$/;
 
 /**
- * Folder of the Hugging Face cache: HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub, ~/.cache/huggingface/hub:
- * the first that is set, as in the Python client.
+ * Folder of the Hugging Face cache: HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub,
+ * ~/.cache/huggingface/hub: the first that is set, as in the Python client.
  */
 export function hubCacheFolder(env: Readonly<Record<string, string | undefined>> = process.env): string {
   const direct = env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE;
@@ -81,7 +85,8 @@ function notFound(name: string, folder: string, cache: string): ModelNotFoundErr
   const inCache = MODEL_ID.test(name) ? 'no such model' : 'no model could have that name';
   const near = nearestWord(name, cachedModels(cache));
   return new ModelNotFoundError(
-    `model ${JSON.stringify(name)}: expected a model folder or a cached id, got ${place} at ${folder} and ${inCache} in the Hugging Face cache ${cache}`,
+    `model ${JSON.stringify(name)}: expected a model folder or a cached id, ` +
+      `got ${place} at ${folder} and ${inCache} in the Hugging Face cache ${cache}`,
     {
       details: { name, looked: [folder, cache] },
       hint:

@@ -1,6 +1,7 @@
 /**
- * Stop strings over streamed text: text goes in by pieces, text that is certainly before any stop string comes out; what could be the beginning of
- * one is held back. Where pieces are cut never changes the result: the stop string that ends first wins, of two that end together the longer one.
+ * Stop strings over streamed text: text goes in by pieces, text that is certainly before any stop string comes out;
+ * what could be the beginning of one is held back. Where pieces are cut never changes the result: the stop string that
+ * ends first wins, of two that end together the longer one.
  */
 import { ArgumentError } from '@metashard/core';
 

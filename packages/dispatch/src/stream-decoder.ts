@@ -1,11 +1,15 @@
 /**
- * Streaming detokenisation: token ids in, pieces of text out, so that all pieces together are exactly `tokenizer.decode` of all ids.
- * Decoders look at neighbours (bytes of one character spread over tokens, a leading space that is stripped, WordPiece's joining), so every step
- * decodes a window of the last tokens, whose text up to the last step is known, and the piece is what came to it. No stop strings here.
+ * Streaming detokenisation: token ids in, pieces of text out, so that all pieces together are exactly
+ * `tokenizer.decode` of all ids. Decoders look at neighbours (bytes of one character spread over tokens, a leading
+ * space that is stripped, WordPiece's joining), so every step decodes a window of the last tokens, whose text up to the
+ * last step is known, and the piece is what came to it. No stop strings here.
  */
 import type { ModelTokenizer } from './tokenizer.js';
 
-/** A UTF-8 character has at most 4 bytes, so at most 3 tokens are incomplete; the rest is context for decoders that look at their neighbours. */
+/**
+ * A UTF-8 character has at most 4 bytes, so at most 3 tokens are incomplete; the rest is context for decoders that look
+ * at their neighbours.
+ */
 const KEPT_TOKENS = 8;
 const REPLACEMENT = '\uFFFD';
 /** What clean-up (` .` → `.`, ` n't` → `n't`) may still change: a space and what can follow it in a pattern. */
@@ -58,8 +62,9 @@ export class StreamDecoder {
   }
 
   /**
-   * Forgets all but the last tokens, if these alone decode to the same end: a cut inside a character or a stripped space may garble the first
-   * characters only, and some must be left so that stripping at the start is over. Otherwise it tries again at twice the length.
+   * Forgets all but the last tokens, if these alone decode to the same end: a cut inside a character or a stripped
+   * space may garble the first characters only, and some must be left so that stripping at the start is over. Otherwise
+   * it tries again at twice the length.
    */
   #trim(text: string): void {
     const kept = this.#window.slice(-KEPT_TOKENS);

@@ -1,6 +1,7 @@
 /**
- * A model's tokenizer: text ↔ token ids and chats → prompts, over tokenizer.json and tokenizer_config.json as the Hugging Face libraries write them.
- * The algorithms are @huggingface/tokenizers'; here are reading, checking and errors. Files are untrusted: whatever is wrong with them is a CheckpointError.
+ * A model's tokenizer: text ↔ token ids and chats → prompts, over tokenizer.json and tokenizer_config.json as the
+ * Hugging Face libraries write them. The algorithms are @huggingface/tokenizers'; here are reading, checking and
+ * errors. Files are untrusted: whatever is wrong with them is a CheckpointError.
  */
 import { existsSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
@@ -48,7 +49,10 @@ export async function loadTokenizer(folder: string): Promise<ModelTokenizer | nu
 export class ModelTokenizer {
   /** Texts of bos_token, eos_token and so on, where the model names them. */
   readonly specialTokens: Readonly<Record<string, string>>;
-  /** Whether decode removes the spaces before punctuation (clean_up_tokenization_spaces; absent means no, as in transformers 5). */
+  /**
+   * Whether decode removes the spaces before punctuation (clean_up_tokenization_spaces; absent means no, as in
+   * transformers 5).
+   */
   readonly cleansUpSpaces: boolean;
   readonly #file: string;
   readonly #tokenizer: LibraryTokenizer;
@@ -80,7 +84,10 @@ export class ModelTokenizer {
     return this.#tokenizer.token_to_id(token);
   }
 
-  /** Token ids of a text. `addSpecialTokens` (default true): with the tokens the model's template puts around a text, such as the begin token. */
+  /**
+   * Token ids of a text. `addSpecialTokens` (default true): with the tokens the model's template puts around a text,
+   * such as the begin token.
+   */
   encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): number[] {
     if (typeof text !== 'string') throw new ArgumentError(`encode: expected a text, got ${typeof text}`);
     const { ids } = this.#guard('encode', () => this.#tokenizer.encode(text, { add_special_tokens: addSpecialTokens }));
@@ -88,7 +95,10 @@ export class ModelTokenizer {
     return ids.filter((id): id is number => Number.isInteger(id) && (id as number) >= 0);
   }
 
-  /** Text of token ids; ids without a token are left out. `skipSpecialTokens` (default true) leaves out end-of-text and the like. */
+  /**
+   * Text of token ids; ids without a token are left out. `skipSpecialTokens` (default true) leaves out end-of-text and
+   * the like.
+   */
   decode(ids: readonly number[], { skipSpecialTokens = true }: { skipSpecialTokens?: boolean } = {}): string {
     return this.cleanUp(this.decodeUncleaned(ids.filter((id) => this.isDecoded(id, skipSpecialTokens))));
   }
@@ -105,7 +115,10 @@ export class ModelTokenizer {
     return this.#guard('decode', () => this.#tokenizer.decode([...ids], options));
   }
 
-  /** Removes the spaces before punctuation and English contractions, if the model asks for it: transformers' clean_up_tokenization. */
+  /**
+   * Removes the spaces before punctuation and English contractions, if the model asks for it: transformers'
+   * clean_up_tokenization.
+   */
   cleanUp(text: string): string {
     if (!this.cleansUpSpaces) return text;
     let cleaned = text;

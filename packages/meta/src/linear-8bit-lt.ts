@@ -133,7 +133,7 @@ export class Linear8bitLt extends Linear {
     const isInt8 = weight instanceof Tensor && !DTYPES[weight.dtype].isFloat;
     if (SCB === undefined) {
       if (isInt8) plan.problem(int8WithoutScales(key).message);
-      else super.planParameter(prefix, name, parameter, plan);
+      else plan.takeTensor(key, parameter, (value) => parameter.load(value), 'float32');
     } else if (!(SCB instanceof Tensor) || !isInt8) plan.problem(`${prefix}SCB: expected an int8 weight beside it`);
     else this.#planInt8(prefix, parameter, weight, SCB, plan);
   }

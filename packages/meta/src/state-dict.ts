@@ -2,7 +2,7 @@
  * How `loadStateDict` works: each module plans what it takes from the map (`Module.planLoad`), everything is checked, then everything is
  * applied; a load that throws has changed nothing. Files are read elsewhere.
  */
-import { CheckpointError, DTYPES, formatDims, sameDims, type Tensor } from '@metashard/core';
+import { CheckpointError, DTYPES, type DType, formatDims, sameDims, type Tensor } from '@metashard/core';
 
 /** A value of a state dict. Old bitsandbytes checkpoints give `weight_format` as a word or a number. */
 export type StateValue = Tensor | string | number;
@@ -47,15 +47,15 @@ export class LoadPlan {
     this.#actions.push(apply);
   }
 
-  /** The ordinary case: a tensor of the target's shape, both float or both of one integer dtype. */
-  takeTensor(key: string, target: Tensor, load: (value: Tensor) => void): void {
+  /** The ordinary case: a tensor of the target's shape, and of any float dtype where `dtype` is one, else of `dtype`. */
+  takeTensor(key: string, target: Tensor, load: (value: Tensor) => void, dtype: DType = target.dtype): void {
     const value = this.take(key);
     if (value === undefined) this.missing(key, target);
     else if (typeof value !== 'object') this.problem(`${key}: expected a tensor, got ${JSON.stringify(value)}`);
     else if (!sameDims(value.dims, target.dims)) {
       this.problem(`${key}: expected shape ${formatDims(target.dims)}, got ${formatDims(value.dims)}`);
-    } else if (value.dtype !== target.dtype && !(DTYPES[value.dtype].isFloat && DTYPES[target.dtype].isFloat)) {
-      this.problem(`${key}: expected ${target.dtype}, got ${value.dtype}`);
+    } else if (value.dtype !== dtype && !(DTYPES[value.dtype].isFloat && DTYPES[dtype].isFloat)) {
+      this.problem(`${key}: expected ${dtype}, got ${value.dtype}`);
     } else this.found(target, () => load(value));
   }
 

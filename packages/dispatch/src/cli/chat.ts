@@ -1,4 +1,7 @@
-/** A chat on a terminal: lines in, answers out, with the model's chat template where it has one and plain continuation otherwise. */
+/**
+ * A chat on a terminal: lines in, answers out, with the model's chat template where it has one and plain continuation
+ * otherwise.
+ */
 import { createInterface } from 'node:readline';
 import type { ChatMessage, GeneratedPiece, GenerateOptions, Prompt } from '../options.js';
 import { type CliIo, colorsFor, writeText } from './cli-io.js';
@@ -16,6 +19,7 @@ export async function runChat(
   options: GenerateOptions,
   io: CliIo,
   interrupts: Interrupts,
+  signal: AbortSignal,
 ): Promise<void> {
   const isChat = model.tokenizer?.hasChatTemplate ?? false;
   const colors = colorsFor(io.stderr, io.env);
@@ -27,7 +31,7 @@ export async function runChat(
   const messages: ChatMessage[] = [];
   let history: string[] = [];
   for (;;) {
-    const line = await askLine(io, colors.cyan('> '), history);
+    const line = await askLine(io, colors.cyan('> '), history, signal);
     if (line === null) return;
     if (line.text.trim() === '') continue;
     history = line.history;
@@ -38,13 +42,19 @@ export async function runChat(
 }
 
 /** One line of input; null at its end. The terminal is left alone while an answer is written. */
-function askLine(io: CliIo, prompt: string, history: string[]): Promise<{ text: string; history: string[] } | null> {
+function askLine(
+  io: CliIo,
+  prompt: string,
+  history: string[],
+  signal: AbortSignal,
+): Promise<{ text: string; history: string[] } | null> {
   return new Promise((resolve, reject) => {
     const lines = createInterface({
       input: io.stdin,
       output: io.stderr,
       terminal: io.stdin.isTTY === true,
       history: [...history],
+      signal,
     });
     let kept = history;
     let text: string | null = null;

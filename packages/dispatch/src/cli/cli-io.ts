@@ -1,4 +1,7 @@
-/** What the command line reads and writes: the process, or streams of a test. Writing waits for slow readers and ends quietly when they are gone. */
+/**
+ * What the command line reads and writes: the process, or streams of a test. Writing waits for slow readers and ends
+ * quietly when they are gone.
+ */
 import type { Readable, Writable } from 'node:stream';
 import picocolors from 'picocolors';
 

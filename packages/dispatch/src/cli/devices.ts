@@ -1,4 +1,7 @@
-/** `metashard devices`: what this machine offers: the CPU with its instruction sets and threads, CUDA devices, or why there are none. */
+/**
+ * `metashard devices`: what this machine offers: the CPU with its instruction sets and threads, CUDA devices, or why
+ * there are none.
+ */
 import '@metashard/cpu';
 import '@metashard/cuda';
 import { deviceCount, deviceInfo, formatBytes, MetashardError, native, parseDevice } from '@metashard/core';

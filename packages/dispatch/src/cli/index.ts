@@ -9,8 +9,8 @@ import { EXIT, reportError } from './report-error.js';
 import { defineRun } from './run.js';
 
 /**
- * Runs a command line (without `node` and the script's name) and gives its exit code: 0; 1 failed; 2 usage or config; 3 does not fit; 130 Ctrl-C.
- * Never throws and never exits, except on a second Ctrl-C.
+ * Runs a command line (without `node` and the script's name) and gives its exit code: 0; 1 failed; 2 usage or config; 3
+ * does not fit; 130 Ctrl-C. Never throws and never exits, except on a second Ctrl-C.
  */
 export async function runCli(argv: readonly string[], io: CliIo = process): Promise<number> {
   const ignoreClosed = () => {}; // a closed reader is found by the next write

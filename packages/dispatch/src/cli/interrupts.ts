@@ -1,4 +1,7 @@
-/** Ctrl-C: the first aborts what runs, through an AbortSignal; the second, while that is still ending, leaves at once with 130. */
+/**
+ * Ctrl-C: the first aborts what runs, through an AbortSignal; the second, while that is still ending, leaves at once
+ * with 130.
+ */
 
 /** Thrown where Ctrl-C ends the program rather than one answer. */
 export class Stopped extends Error {

@@ -1,4 +1,7 @@
-/** `metashard plan`: where everything would go and how many bytes that takes, before anything is loaded; as a table, JSON, or a YAML that loads back. */
+/**
+ * `metashard plan`: where everything would go and how many bytes that takes, before anything is loaded; as a table,
+ * JSON, or a YAML that loads back.
+ */
 import { realpathSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import type { Command } from 'commander';
@@ -40,7 +43,10 @@ export function definePlan(program: Command, io: CliIo): void {
   });
 }
 
-/** The configuration with the plan's devices and device map in it, for `file`. Its `model` is relative to the file where it is a folder. */
+/**
+ * The configuration with the plan's devices and device map in it, for `file`. Its `model` is relative to the file where
+ * it is a folder.
+ */
 export function planYaml(config: RunConfig, plan: DevicePlan, file: string): string {
   const folder = dirname(resolve(file));
   const isFolder = statSync(config.model, { throwIfNoEntry: false })?.isDirectory() ?? false;
@@ -50,7 +56,10 @@ export function planYaml(config: RunConfig, plan: DevicePlan, file: string): str
   return `# yaml-language-server: $schema=${schemaPath(folder)}\n${stringify(written)}`;
 }
 
-/** The JSON Schema of the running `metashard` package as seen from a folder; where it would be once installed, otherwise. */
+/**
+ * The JSON Schema of the running `metashard` package as seen from a folder; where it would be once installed,
+ * otherwise.
+ */
 function schemaPath(folder: string): string {
   const installed = join('node_modules', 'metashard', 'schema', 'metashard.schema.json');
   try {

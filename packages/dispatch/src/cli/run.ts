@@ -1,6 +1,7 @@
 /**
- * `metashard run`: loads a model over its devices and continues a prompt, token by token. The text goes to standard output; the plan, load progress
- * and closing lines (tokens/s, time to first token, peak memory) to standard error. With --json one object at the end instead of text.
+ * `metashard run`: loads a model over its devices and continues a prompt, token by token. The text goes to standard
+ * output; the plan, load progress and closing lines (tokens/s, time to first token, peak memory) to standard error.
+ * With --json one object at the end instead of text.
  */
 
 import { ArgumentError, ConfigError, formatBytes } from '@metashard/core';
@@ -27,7 +28,8 @@ export function defineRun(program: Command, io: CliIo): void {
     .command('run')
     .summary('continue a prompt, or chat')
     .description(
-      'Loads a model over its devices and continues a prompt: the argument, the YAML’s, standard input, or a chat on a terminal.',
+      'Loads a model over its devices and continues a prompt: the argument, that of the YAML, or standard input. ' +
+        'On a terminal without a prompt it chats.',
     )
     .argument('<target>', 'a YAML file, a model folder, or the id of a cached model')
     .argument('[prompt]', 'the text to continue')
@@ -54,7 +56,7 @@ async function runTarget(config: RunConfig, given: string | undefined, flags: Ru
   try {
     const model = await load(config, flags, io, signal);
     try {
-      if (isChat) await chat(model, config, flags, io, interrupts);
+      if (isChat) await chat(model, config, flags, io, interrupts, signal);
       else await printContinuation(model, prompt, config, flags, io, signal);
     } finally {
       await model.dispose();
@@ -92,8 +94,10 @@ async function chat(
   flags: RunFlags,
   io: CliIo,
   interrupts: Interrupts,
+  signal: AbortSignal,
 ): Promise<void> {
-  await runChat(model, toGenerateOptions(config), io, interrupts);
+  await runChat(model, toGenerateOptions(config), io, interrupts, signal);
+  signal.throwIfAborted();
   if (!flags.quiet) io.stderr.write(`${memoryLines(await model.stats()).join('\n')}\n`);
 }
 

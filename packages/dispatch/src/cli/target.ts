@@ -1,4 +1,7 @@
-/** The arguments and flags that run and plan share: TARGET (a YAML file, a folder or a cached id) and the settings of `config/settings.ts`. */
+/**
+ * The arguments and flags that run and plan share: TARGET (a YAML file, a folder or a cached id) and the settings of
+ * `config/settings.ts`.
+ */
 import { statSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { loadConfig } from '../config/load-config.js';
@@ -8,7 +11,10 @@ import { flagName, SETTINGS, type Setting, settingHelp } from '../config/setting
 
 const REPEATABLE = new Set(['list', 'sizes', 'texts']);
 
-/** Adds the flags of all settings, or of those outside `generation`. Flags that are true or false also have a --no- form. */
+/**
+ * Adds the flags of all settings, or of those outside `generation`. Flags that are true or false also have a --no-
+ * form.
+ */
 export function addSettingFlags(command: Command, { generation }: { generation: boolean }): void {
   for (const setting of SETTINGS) {
     if (!generation && setting.path[0] === 'generation') continue;

@@ -1,4 +1,7 @@
-/** From zod's issues to problems in house words (`key: expected …, got …`) and to one ConfigError. Where a problem lies is the caller's knowledge. */
+/**
+ * From zod's issues to problems in house words (`key: expected …, got …`) and to one ConfigError. Where a problem lies
+ * is the caller's knowledge.
+ */
 import { ConfigError, nearestWord } from '@metashard/core';
 import type { z } from 'zod';
 import { STRATEGIES } from '../plan.js';

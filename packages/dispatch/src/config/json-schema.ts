@@ -1,4 +1,7 @@
-/** The JSON Schema (draft 7, what yaml-language-server reads) of metashard.yaml, made from the zod schema. `scripts/write-schema.mjs` writes the file. */
+/**
+ * The JSON Schema (draft 7, what yaml-language-server reads) of metashard.yaml, made from the zod schema.
+ * `scripts/write-schema.mjs` writes the file.
+ */
 import { z } from 'zod';
 import { runConfigSchema } from './run-config.js';
 

@@ -1,4 +1,7 @@
-/** Reads metashard.yaml: text → YAML → validated RunConfig, every error as `file:line:col key: expected …, got …`. Opens no model. */
+/**
+ * Reads metashard.yaml: text → YAML → validated RunConfig, every error as `file:line:col key: expected …, got …`. Opens
+ * no model.
+ */
 import { readFileSync, statSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { ConfigError } from '@metashard/core';
@@ -21,8 +24,9 @@ const MAX_FILE_BYTES = 4 * 2 ** 20;
 const MAX_ALIASES = 100;
 
 /**
- * Reads and checks a YAML (or JSON) file. A `model` that is a folder next to the file becomes its absolute path; otherwise it stays as written.
- * Throws ConfigError; details: file, line, column, path, problems (all of them, one line each).
+ * Reads and checks a YAML (or JSON) file. A `model` that is a folder next to the file becomes its absolute path;
+ * otherwise it stays as written. Throws ConfigError; details: file, line, column, path, problems (all of them, one line
+ * each).
  */
 export function loadConfig(path: string): RunConfig {
   const config = parseConfig(readText(path), path);

@@ -1,16 +1,22 @@
-/** Flag over environment over file over default: layers the settings of `settings.ts` onto a configuration, checked by the same schema. */
+/**
+ * Flag over environment over file over default: layers the settings of `settings.ts` onto a configuration, checked by
+ * the same schema.
+ */
 import { canonicalDevice } from '@metashard/core';
 import { type ConfigProblem, configError, configProblems, type PlacedProblem } from './config-problem.js';
 import { type RunConfig, runConfigSchema } from './run-config.js';
 import { environmentName, flagName, readSetting, SETTINGS, type Setting } from './settings.js';
 
 export type Environment = Readonly<Record<string, string | undefined>>;
-/** Flags as a command line gives them, by `flagName`: `{ '--max-seq-len': '256', '--load-in-8bit': true, '--devices': ['cpu:0,cpu:1'] }`. */
+/**
+ * Flags as a command line gives them, by `flagName`: `{ '--max-seq-len': '256', '--load-in-8bit': true, '--devices':
+ * ['cpu:0,cpu:1'] }`.
+ */
 export type FlagValues = Readonly<Record<string, string | readonly string[] | boolean | undefined>>;
 
 /**
- * The configuration with environment and flags over it. max_memory and generation merge by their keys, all else replaces.
- * An empty variable counts as unset. Throws ConfigError naming the variable or flag.
+ * The configuration with environment and flags over it. max_memory and generation merge by their keys, all else
+ * replaces. An empty variable counts as unset. Throws ConfigError naming the variable or flag.
  */
 export function mergeConfig(file: RunConfig, env: Environment, flags: FlagValues): RunConfig {
   const fromEnv = readLayer(environmentName, (name) => env[name] || undefined);

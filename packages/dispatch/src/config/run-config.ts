@@ -1,7 +1,8 @@
 /**
- * The keys of metashard.yaml: one zod schema from which come the types, the checks, the messages, the JSON Schema for editors and the help of
- * flags and environment variables. A custom message is always the "expected …" half of a sentence (`config-problem.ts` adds the rest).
- * Values stay as written (snake_case, sizes in words); `run-options.ts` turns them into options of loadModel and generate.
+ * The keys of metashard.yaml: one zod schema from which come the types, the checks, the messages, the JSON Schema for
+ * editors and the help of flags and environment variables. A custom message is always the "expected …" half of a
+ * sentence (`config-problem.ts` adds the rest). Values stay as written (snake_case, sizes in words); `run-options.ts`
+ * turns them into options of loadModel and generate.
  */
 import { z } from 'zod';
 import { STRATEGIES } from '../plan.js';

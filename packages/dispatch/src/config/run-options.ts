@@ -1,4 +1,7 @@
-/** From a RunConfig (snake_case, as in YAML) to the options of loadModel and generate (camelCase). Renames only; defaults are applied where used. */
+/**
+ * From a RunConfig (snake_case, as in YAML) to the options of loadModel and generate (camelCase). Renames only;
+ * defaults are applied where used.
+ */
 import { canonicalDevice } from '@metashard/core';
 import type { GenerateOptions, LoadModelOptions } from '../options.js';
 import type { DeviceMap, DeviceMapValue, Strategy } from '../plan.js';

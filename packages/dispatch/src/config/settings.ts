@@ -1,6 +1,7 @@
 /**
- * The one table of settings that can also be given by a flag or an environment variable. Names follow from the key: `max_seq_len` is
- * `--max-seq-len` and METASHARD_MAX_SEQ_LEN, `generation.seed` is `--seed` and METASHARD_SEED. Reads strings into values; checks nothing (the schema does).
+ * The one table of settings that can also be given by a flag or an environment variable. Names follow from the key:
+ * `max_seq_len` is `--max-seq-len` and METASHARD_MAX_SEQ_LEN, `generation.seed` is `--seed` and METASHARD_SEED. Reads
+ * strings into values; checks nothing (the schema does).
  */
 import { describeKey } from './run-config.js';
 
@@ -61,7 +62,10 @@ export function settingHelp(setting: Setting): string {
   return describeKey(setting.path) ?? '';
 }
 
-/** A flag's or variable's text (texts, where a flag may be repeated) as the value it stands for; what cannot be read stays text for the schema to refuse. */
+/**
+ * A flag's or variable's text (texts, where a flag may be repeated) as the value it stands for; what cannot be read
+ * stays text for the schema to refuse.
+ */
 export function readSetting(setting: Setting, given: string | readonly string[] | boolean): unknown {
   if (typeof given === 'boolean') return given;
   const texts = typeof given === 'string' ? [given] : given;
