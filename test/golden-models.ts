@@ -57,7 +57,8 @@ export function distance(got: ArrayLike<number>, want: ArrayLike<number>): numbe
   let largest = 0;
   for (let i = 0; i < want.length; i++) {
     const difference = Math.abs((got[i] as number) - (want[i] as number));
-    if (!(difference <= largest)) largest = difference;
+    if (Number.isNaN(difference)) return Number.POSITIVE_INFINITY;
+    if (difference > largest) largest = difference;
   }
   return largest / standardDeviation(want);
 }

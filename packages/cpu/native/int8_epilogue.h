@@ -60,7 +60,8 @@ struct dequantize_and_add {
       for (int v = 0; v * L::width < columns_; v += 2) {
         for (int r = 0; r < rows; r += chunk_rows) {
           const int chunk = rows - r < chunk_rows ? rows - r : chunk_rows;
-          if (outliers) outlier_sums(row0 + r, chunk, v, sums);
+          if (outliers && call_.per_row) outlier_sums<true>(row0 + r, chunk, v, sums);
+          else if (outliers) outlier_sums<false>(row0 + r, chunk, v, sums);
           finish_chunk(tile + r * pair_columns, row0 + r, chunk, v, outliers ? sums : nullptr);
         }
       }
@@ -74,22 +75,15 @@ struct dequantize_and_add {
     static constexpr int vectors = pair_columns / L::width;
 
     struct column_terms {
-      doubles product[2];  // SCB / 127²
-      doubles outlier[2];  // SCB / 127 · 2^7 (byte_lane gives CB · 2^-7, so that no product overflows)
+      doubles scale[2];  // SCB / 127
       doubles bias[2];
     };
 
     void load_terms(int v) {
       const int64_t n = n0_ + v * L::width, columns = smaller(L::width, call_.N - n);
       const floats scales = L::load_partial(call_.SCB + n, columns), bias = load_bias(n, columns);
-      const doubles square = L::set1_double(1.0 / (127.0 * 127.0)), single = L::set1_double(128.0 / 127.0);
-      column_terms &terms = terms_[v];
-      terms.product[0] = L::mul(L::low(scales), square);
-      terms.product[1] = L::mul(L::high(scales), square);
-      terms.outlier[0] = L::mul(L::low(scales), single);
-      terms.outlier[1] = L::mul(L::high(scales), single);
-      terms.bias[0] = L::low(bias);
-      terms.bias[1] = L::high(bias);
+      const doubles share = L::set1_double(1.0 / 127.0);
+      terms_[v] = {{L::mul(L::low(scales), share), L::mul(L::high(scales), share)}, {L::low(bias), L::high(bias)}};
     }
 
     floats load_bias(int64_t n, int64_t columns) const {
@@ -99,26 +93,24 @@ struct dequantize_and_add {
       return L::template load_as_partial<MS_FLOAT32>(call_.bias, n, columns);
     }
 
-    float outlier(int64_t row, int64_t k) const {
-      const float x = call_.x[row * call_.x_stride + k];
-      return call_.per_row && fabsf(x) < call_.threshold ? 0.0f : x;
-    }
-
     // sums[r][i] = Σ over outliers of x · CB · 2^-7 for the columns of vector v + i. Rows past `rows` repeat the last one.
+    template <bool per_row>
     void outlier_sums(int64_t row0, int rows, int v, floats (&sums)[chunk_rows][2]) const {
       const int8_t *line[2];
       for (int i = 0; i < 2; i++) line[i] = block_[(v + i) * L::width / block_rows] + (v + i) * L::width % block_rows * 4;
-      int64_t row[chunk_rows];
-      for (int r = 0; r < chunk_rows; r++) row[r] = row0 + (r < rows ? r : rows - 1);
+      const float *x[chunk_rows];
+      unroll<chunk_rows>([&](auto r) { x[r] = call_.x + (row0 + (r < rows ? r : rows - 1)) * call_.x_stride; });
       floats sum[chunk_rows][2];
       unroll<chunk_rows>([&](auto r) { sum[r][0] = sum[r][1] = L::zero(); });
-      for (int32_t i = 1; i <= call_.outlier_cols[0]; i++) {
+      const int32_t count = call_.outlier_cols[0];
+      for (int32_t i = 1; i <= count; i++) {
         const int64_t k = call_.outlier_cols[i], offset = (k >> 2) * 64;
         const floats low = L::byte_lane(line[0] + offset, k & 3), high = L::byte_lane(line[1] + offset, k & 3);
         unroll<chunk_rows>([&](auto r) {
-          const floats x = L::set1(outlier(row[r], k));
-          sum[r][0] = L::fmadd(x, low, sum[r][0]);
-          sum[r][1] = L::fmadd(x, high, sum[r][1]);
+          const bool inlier = per_row && fabsf(x[r][k]) < call_.threshold;
+          const floats value = L::set1(inlier ? 0.0f : x[r][k]);
+          sum[r][0] = L::fmadd(value, low, sum[r][0]);
+          sum[r][1] = L::fmadd(value, high, sum[r][1]);
         });
       }
       unroll<chunk_rows>([&](auto r) {
@@ -127,23 +119,25 @@ struct dequantize_and_add {
       });
     }
 
+    // SCB / 127 · (accumulator · SCA / 127 + outliers) + bias
     void finish_chunk(const int32_t *tile, int64_t row0, int rows, int v, const floats (*sums)[2]) const {
+      const doubles outlier_share = L::set1_double(128.0);  // undoes the 2^-7
       for (int i = 0; i < 2 && (v + i) * L::width < columns_; i++) {
         const int64_t column = (v + i) * L::width;
         const column_terms &terms = terms_[v + i];
         for (int r = 0; r < rows; r++) {
           const auto accumulators = L::load_ints(tile + r * pair_columns + column);
-          const doubles scale = L::set1_double(call_.SCA[row0 + r]);
-          doubles low = L::mul(L::mul(L::low(accumulators), scale), terms.product[0]);
-          doubles high = L::mul(L::mul(L::high(accumulators), scale), terms.product[1]);
+          const doubles scale = L::set1_double(call_.SCA[row0 + r] * (1.0 / 127.0));
+          doubles low = L::mul(L::low(accumulators), scale), high = L::mul(L::high(accumulators), scale);
           if (sums != nullptr) {
-            low = L::fmadd(L::low(sums[r][i]), terms.outlier[0], low);
-            high = L::fmadd(L::high(sums[r][i]), terms.outlier[1], high);
+            low = L::fmadd(L::low(sums[r][i]), outlier_share, low);
+            high = L::fmadd(L::high(sums[r][i]), outlier_share, high);
           }
-          const floats result = L::narrow(L::add(low, terms.bias[0]), L::add(high, terms.bias[1]));
+          low = L::fmadd(low, terms.scale[0], terms.bias[0]);
+          high = L::fmadd(high, terms.scale[1], terms.bias[1]);
           float *out = call_.out + (row0 + r) * call_.out_stride + n0_ + column;
-          if (column + L::width <= columns_) L::store(out, result);
-          else L::store_partial(out, result, columns_ - column);
+          if (column + L::width <= columns_) L::store(out, L::narrow(low, high));
+          else L::store_partial(out, L::narrow(low, high), columns_ - column);
         }
       }
     }

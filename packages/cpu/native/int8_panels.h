@@ -1,7 +1,7 @@
 // The int8 products (int8_linear, int8_matmul) of a vector instruction set: activations as panels, weights packed, work cut into tasks.
 // An instruction set gives a Kernel:
 //   max_rows                rows of a tile (with 32 columns) that its registers hold
-//   activation_xor          0x80 where it takes activations as u8 = s8 + 128, else 0
+//   activation_xor          128 where it takes activations as u8 = s8 + 128, else 0
 //   products_per_cycle      int8 multiplications, for cutting work
 //   dot(rows, panel, w0, w1, quads, ahead, tile)   tile [rows][32] = the exact dot products with two packed blocks; prefetches weights
 //                           `ahead` bytes before it reads them
@@ -50,7 +50,7 @@ const int8_t *packed_weight(const Call &call) {
   return packed;
 }
 
-template <class Kernel, class Finish>
+template <class L, class Kernel, class Finish>
 class int8_product {
  public:
   int8_product(const int8_operands &operands, const Finish &finish) : in_(operands), finish_(finish) {
@@ -80,21 +80,28 @@ class int8_product {
  private:
   int64_t panel_bytes() const { return height_ * round_up(in_.K, tile_columns); }
 
+  // Rows by 4 · width bytes at a time: their dwords transposed, `height` of each column stored.
   void fill_panel(int64_t group) const {
-    constexpr uint32_t flip = Kernel::activation_xor * 0x01010101u;
-    uint8_t *panel = in_.panels + group * panel_bytes();
-    const int64_t full = in_.K / 4, quads = round_up(in_.K, tile_columns) / 4;
-    for (int64_t r = 0; r < height_; r++) {
-      const int8_t *row = in_.CA + smaller(group * height_ + r, in_.rows - 1) * in_.CA_stride;
-      uint8_t *to = panel + r * 4;
-      for (int64_t q = 0; q < quads; q++, to += height_ * 4) {
-        uint32_t quad = 0;
-        if (q < full) memcpy(&quad, row + q * 4, 4);
-        else if (q == full) memcpy(&quad, row + q * 4, static_cast<size_t>(in_.K % 4));
-        quad ^= flip;
-        memcpy(to, &quad, 4);
+    constexpr int64_t span = L::width * 4;
+    uint8_t *to = in_.panels + group * panel_bytes();
+    const int8_t *row[Kernel::max_rows];
+    for (int64_t r = 0; r < height_; r++) row[r] = in_.CA + smaller(group * height_ + r, in_.rows - 1) * in_.CA_stride;
+    for (int64_t k = 0; k < round_up(in_.K, tile_columns); k += span) {
+      typename L::floats columns[L::width];
+      for (int64_t r = 0; r < L::width; r++) columns[r] = r < Kernel::max_rows && r < height_ ? load_bytes(row[r], k) : L::zero();
+      L::transpose(columns);
+      for (int64_t q = 0; q < L::width; q++, to += height_ * 4) {
+        L::store_partial(reinterpret_cast<float *>(to), columns[q], height_);
       }
     }
+  }
+
+  // 4 · width bytes of a row from k on, as the kernel takes them, zero beyond K.
+  typename L::floats load_bytes(const int8_t *row, int64_t k) const {
+    constexpr int64_t span = L::width * 4;
+    alignas(64) int8_t bytes[span] = {};
+    if (k + span > in_.K && k < in_.K) memcpy(bytes, row + k, static_cast<size_t>(in_.K - k));
+    return L::flip_bytes(reinterpret_cast<const float *>(k + span <= in_.K ? row + k : bytes), Kernel::activation_xor);
   }
 
   // Row groups of one row block × pairs first … end - 1.
@@ -148,7 +155,7 @@ void multiply_linear(const int8_linear_call *call) {
   const int8_t *packed = packed_weight<L>(*call);
   const int8_operands operands{call->rows, call->K, call->N, call->CA, call->CA_stride, packed, call->scratch};
   const dequantize_and_add<L> finish{*call, packed};
-  int8_product<Kernel, dequantize_and_add<L>>(operands, finish).run();
+  int8_product<L, Kernel, dequantize_and_add<L>>(operands, finish).run();
 }
 
 template <class L, class Kernel>
@@ -160,7 +167,7 @@ void multiply_int8(const int8_matmul_call *call) {
   const int8_t *packed = packed_weight<L>(*call);
   const int8_operands operands{call->rows, call->K, call->N, call->CA, call->CA_stride, packed, call->scratch};
   const store_accumulators<L> finish{*call};
-  int8_product<Kernel, store_accumulators<L>>(operands, finish).run();
+  int8_product<L, Kernel, store_accumulators<L>>(operands, finish).run();
 }
 
 }  // namespace

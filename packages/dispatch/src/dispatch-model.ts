@@ -1,6 +1,6 @@
 /** `dispatchModel` and `loadCheckpointAndDispatch`: a user's own module tree over several devices, recorded, planned and run like a built-in architecture. */
-import { ArgumentError, type CheckpointIndex, type DeviceName, elementCount, openCheckpoint, type ProgramTensor, ShapeError, type Tensor, type TensorId, zeros } from '@metashard/core';
-import { findTiedParameters, Int8Params, type Module } from '@metashard/meta';
+import { ArgumentError, type CheckpointIndex, type DeviceName, elementCount, F, openCheckpoint, type ProgramTensor, ShapeError, type Tensor, type TensorId, zeros } from '@metashard/core';
+import { findTiedParameters, Int8Params, type Module, scaleName } from '@metashard/meta';
 import { resolveDevices } from './devices.js';
 import type { LoadInstruction } from './executor-protocol.js';
 import { Executors } from './executors.js';
@@ -24,16 +24,13 @@ export interface DispatchedModel {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** Dispatches a module tree with real weights; they are copied to the devices. Linear8bitLt weights that are still float are quantized first. */
+/** Dispatches a module tree with real weights; they are copied to the devices, those of Linear8bitLt in 8 bits. The module itself is left as it is. */
 export async function dispatchModel(module: Module, options: DispatchOptions): Promise<DispatchedModel> {
   for (const parameter of module.parameters()) {
     if (parameter.isMeta) throw new ArgumentError('dispatchModel: expected a module with values, got one on meta', { hint: 'use loadCheckpointAndDispatch' });
   }
-  quantizeInPlace(module);
   const recorded = recordModel(module, options);
-  const values = new Map<string, Tensor>();
-  for (const [name, parameter] of module.namedParameters()) for (const [key, tensor] of parameter.weightTensors(name)) values.set(key, tensor);
-  for (const [name, buffer] of module.namedBuffers()) values.set(name, buffer);
+  const values = valuesOf(module);
   return start(recorded, options, (program) => memorySources(program, values));
 }
 
@@ -46,13 +43,18 @@ export async function loadCheckpointAndDispatch(module: Module, folder: string, 
   );
 }
 
-function quantizeInPlace(module: Module): void {
-  for (const parameter of module.parameters()) {
-    if (parameter instanceof Int8Params && parameter.CB === null) {
-      module.to('cpu');
-      return;
+/** Tensors by the names the Program gives them: parameters, 8-bit weights with their scales, persistent buffers. */
+function valuesOf(module: Module): Map<string, Tensor> {
+  const values = new Map<string, Tensor>(module.namedBuffers());
+  for (const [name, parameter] of module.namedParameters()) {
+    if (parameter instanceof Int8Params) {
+      const { CB, SCB } = parameter.CB !== null && parameter.SCB !== null ? { CB: parameter.CB, SCB: parameter.SCB } : F.quantizeWeight(parameter);
+      values.set(name, CB).set(scaleName(name), SCB);
+    } else {
+      values.set(name, parameter);
     }
   }
+  return values;
 }
 
 /** Copies from the module's own storage. Strided int8 weights become packed on the device. */

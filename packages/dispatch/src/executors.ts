@@ -75,6 +75,11 @@ export class Executors {
     return executors;
   }
 
+  /** The thread pools, one thread each, in the plan's order of devices. */
+  get pools(): readonly Piscina[] {
+    return this.#workers.map(({ pool }) => pool);
+  }
+
   get program(): Program {
     return this.#options.program;
   }

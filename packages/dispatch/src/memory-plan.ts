@@ -3,7 +3,7 @@
  * arrive from other devices, and step inputs. The executor allocates exactly this, so the plan and the run cannot drift apart.
  */
 import { DTYPES, type DeviceName, type ProgramOp, roundUp, type TensorId } from '@metashard/core';
-import { ALIGNMENT, type ProgramFacts } from './program-facts.js';
+import { ALIGNMENT, type ProgramFacts, UNUSED } from './program-facts.js';
 import type { Segment } from './segments.js';
 
 /** Steps that may be under way at once between the first and the last segment: how many slots an inbox has. */
@@ -17,25 +17,30 @@ export interface Arena {
 
 /** Gives every activation of the ops an offset so that tensors alive at once never overlap: best fit over a list of gaps, in order of execution. */
 export function planArena(facts: ProgramFacts, ops: readonly ProgramOp[], keep: ReadonlySet<TensorId>): Arena {
-  const lastUse = new Map<TensorId, number>();
-  for (const [index, op] of ops.entries()) {
-    for (const id of op.outputs) lastUse.set(id, keep.has(id) ? ops.length : index);
-    for (const id of op.inputs) {
-      if (id < 0) continue;
+  const { lastUse } = facts; // all UNUSED between calls
+  for (let index = 0; index < ops.length; index++) {
+    const { inputs, outputs } = ops[index] as ProgramOp;
+    for (const id of outputs) lastUse[id] = keep.has(id) ? ops.length : index;
+    for (const id of inputs) {
       const storage = facts.storageOf(id);
-      if (lastUse.has(storage) && !keep.has(storage)) lastUse.set(storage, index);
+      const last = storage < 0 ? UNUSED : (lastUse[storage] as number);
+      if (last !== UNUSED && last < ops.length) lastUse[storage] = index;
     }
   }
   const space = new GapList();
   const offsets = new Map<TensorId, number>();
-  const dying = ops.map((): TensorId[] => []);
-  for (const [id, index] of lastUse) dying[index]?.push(id);
-  for (const [index, op] of ops.entries()) {
-    for (const id of op.outputs) offsets.set(id, space.take(facts.bytesOf(id)));
-    for (const id of dying[index] as TensorId[]) {
-      space.give(offsets.get(id) as number, facts.bytesOf(id));
-    }
+  const giveIfDone = (id: TensorId, index: number): void => {
+    if (id < 0 || lastUse[id] !== index) return;
+    space.give(offsets.get(id) as number, facts.bytesOf(id));
+    lastUse[id] = UNUSED;
+  };
+  for (let index = 0; index < ops.length; index++) {
+    const { inputs, outputs } = ops[index] as ProgramOp;
+    for (const id of outputs) offsets.set(id, space.take(facts.bytesOf(id)));
+    for (const id of inputs) giveIfDone(facts.storageOf(id), index);
+    for (const id of outputs) giveIfDone(id, index);
   }
+  for (const id of keep) lastUse[id] = UNUSED;
   return { bytes: space.high, offsets };
 }
 
@@ -46,8 +51,9 @@ class GapList {
 
   take(bytes: number): number {
     let best = -1;
-    for (const [i, gap] of this.#gaps.entries()) {
-      if (gap.bytes >= bytes && (best < 0 || gap.bytes < (this.#gaps[best]?.bytes as number))) best = i;
+    for (let i = 0, smallest = Number.POSITIVE_INFINITY; i < this.#gaps.length; i++) {
+      const free = (this.#gaps[i] as { bytes: number }).bytes;
+      if (free >= bytes && free < smallest) [best, smallest] = [i, free];
     }
     const gap = this.#gaps[best];
     if (gap !== undefined) {

@@ -19,8 +19,18 @@ export interface Unit {
   scratchBytes: number;
 }
 
-/** Groups a Program's ops into units. `blockPaths`: paths of no-split modules. Ops of containers join the unit before them. */
-export function unitsOf(facts: ProgramFacts, blockPaths: ReadonlySet<string>): Unit[] {
+const measured = new WeakMap<ProgramFacts, { blockPaths: ReadonlySet<string>; units: readonly Unit[] }>();
+
+/** A Program's units; the same array for the same facts and blocks. `blockPaths`: paths of no-split modules. Ops of containers join the unit before them. */
+export function unitsOf(facts: ProgramFacts, blockPaths: ReadonlySet<string>): readonly Unit[] {
+  const known = measured.get(facts);
+  if (known?.blockPaths === blockPaths) return known.units;
+  const units = groupUnits(facts, blockPaths);
+  measured.set(facts, { blockPaths, units });
+  return units;
+}
+
+function groupUnits(facts: ProgramFacts, blockPaths: ReadonlySet<string>): Unit[] {
   const { program, rematerialized: free } = facts;
   const units: Unit[] = [];
   const hasWeights = new Set<string>();
@@ -109,45 +119,66 @@ export interface PartitionProblem {
 
 /**
  * The contiguous partition with the smallest largest share of bytes: `ends[d]` is the unit after device d's last (equal ends: the device is left empty).
- * Of equal optima the one with the fewest devices, then the one that fills earlier devices. undefined when nothing fits.
- * share(d, j) = min over i of max(share(d-1, i), bytes(i, j)): O(devices · units²), exact.
+ * Of equal optima the one with the fewest devices, of these the one that fills earlier devices. undefined when nothing fits.
+ * share(d, j) = min over i of max(share(d-1, i), bytes(i, j)), then used(d, j) under that share as a limit: O(devices · units²), exact.
  */
 export function balancedPartition({ ranges, capacities }: PartitionProblem): number[] | undefined {
+  const share = smallestShare({ ranges, capacities });
+  if (!Number.isFinite(share)) return undefined;
+  return fewestDevices({ ranges, capacities: capacities.map((capacity) => Math.min(capacity, share)) });
+}
+
+/** The smallest largest share of any partition; infinite when none fits. */
+function smallestShare({ ranges, capacities }: PartitionProblem): number {
   const count = ranges.units.length;
-  const better = (a: Cell, b: Cell): boolean => a.share < b.share || (a.share === b.share && a.used < b.used);
-  let row: Cell[] = Array.from({ length: count + 1 }, (_, j) => (j === 0 ? { share: 0, used: 0, from: 0 } : IMPOSSIBLE));
-  const rows: Cell[][] = [];
+  let row = new Float64Array(count + 1).fill(Number.POSITIVE_INFINITY);
+  row[0] = 0;
   for (const capacity of capacities) {
-    const next: Cell[] = [];
-    for (let j = 0; j <= count; j++) {
-      let best: Cell = { ...(row[j] as Cell), from: j };
+    const next = row.slice();
+    for (let j = 1; j <= count; j++) {
+      let best = next[j] as number;
       for (let i = j - 1; i >= 0; i--) {
         const bytes = ranges.bytes(i, j);
-        if (bytes > capacity || bytes > best.share) break; // shares only grow further back
-        const before = row[i] as Cell;
-        const cell = { share: Math.max(before.share, bytes), used: before.used + 1, from: i };
-        if (better(cell, best)) best = cell;
+        if (bytes > capacity || bytes >= best) break; // shares only grow further back
+        best = Math.min(best, Math.max(row[i] as number, bytes));
       }
-      next.push(best);
+      next[j] = best;
     }
-    rows.push(next);
     row = next;
   }
-  if (!Number.isFinite(row[count]?.share ?? Number.POSITIVE_INFINITY)) return undefined;
+  return row[count] as number;
+}
+
+/** The ends of the partition within the capacities that uses the fewest devices; of equals the one whose last devices take least. It exists. */
+function fewestDevices({ ranges, capacities }: PartitionProblem): number[] {
+  const count = ranges.units.length;
+  let row = new Int32Array(count + 1).fill(UNREACHED);
+  row[0] = 0;
+  const starts: Int32Array[] = [];
+  for (const capacity of capacities) {
+    const next = row.slice();
+    const start = Int32Array.from(next.keys());
+    for (let j = 1; j <= count; j++) {
+      for (let i = j - 1; i >= 0 && ranges.bytes(i, j) <= capacity; i--) {
+        const used = (row[i] as number) + 1;
+        // A later start at equal cost leaves more to earlier devices.
+        if (used >= (next[j] as number)) continue;
+        next[j] = used;
+        start[j] = i;
+      }
+    }
+    starts.push(start);
+    row = next;
+  }
   const ends: number[] = [];
-  for (let d = rows.length - 1, j = count; d >= 0; d--) {
+  for (let d = capacities.length - 1, j = count; d >= 0; d--) {
     ends[d] = j;
-    j = rows[d]?.[j]?.from as number;
+    j = starts[d]?.[j] as number;
   }
   return ends;
 }
 
-interface Cell {
-  share: number;
-  used: number;
-  from: number;
-}
-const IMPOSSIBLE: Cell = { share: Number.POSITIVE_INFINITY, used: 0, from: 0 };
+const UNREACHED = 2 ** 30;
 
 /** Fills devices in order, each with as many units as it takes. undefined when units are left over. */
 export function sequentialPartition({ ranges, capacities }: PartitionProblem): number[] | undefined {

@@ -7,6 +7,9 @@ import { type DimValues, opSignature, type Program, type ProgramTensor, resolveD
 /** Every tensor starts on a cache line; what the CPU backend aligns to. */
 export const ALIGNMENT = 64;
 
+/** A tensor that no op under consideration makes. */
+export const UNUSED = -1;
+
 export class ProgramFacts {
   /** Storage tensor of each tensor. */
   readonly storage: Int32Array;
@@ -18,6 +21,8 @@ export class ProgramFacts {
   readonly rematerialized: ReadonlySet<number>;
   /** Op that makes each tensor, or -1. */
   readonly producer: Int32Array;
+  /** Work space of `planArena`: UNUSED everywhere between its calls. */
+  readonly lastUse: Int32Array;
 
   constructor(
     readonly program: Program,
@@ -29,6 +34,7 @@ export class ProgramFacts {
     this.scratch = Float64Array.from(ops, (op) => this.#scratchOf(op));
     this.producer = new Int32Array(tensors.length).fill(-1);
     for (const [index, op] of ops.entries()) for (const id of op.outputs) this.producer[id] = index;
+    this.lastUse = new Int32Array(tensors.length).fill(UNUSED);
     this.rematerialized = this.#findRematerialized();
   }
 

@@ -1,7 +1,7 @@
 /** replaceLinear: a pass over a module tree that puts Linear8bitLt in the place of nn.Linear, and says what it did and did not. */
 import type { Int8Params } from './int8-params.js';
 import { type Int8LayerOptions, Linear8bitLt } from './linear-8bit-lt.js';
-import type { Module } from './module.js';
+import { type Module, splitPath } from './module.js';
 import { Linear } from './nn/linear.js';
 import type { Parameter } from './parameter.js';
 
@@ -39,23 +39,18 @@ export function replaceLinear(
   const twins = new Map<Linear, Linear8bitLt>();
   const weights = new Map<Parameter, Int8Params>();
   const result: ReplaceLinearResult = { replaced: [], skipped: [] };
-  for (const [path, parent] of module.namedModules()) {
-    for (const [name, child] of parent.namedChildren()) {
-      if (!(child instanceof Linear) || child instanceof Linear8bitLt) continue;
-      const childPath = path === '' ? name : `${path}.${name}`;
-      const reason = reasonToSkip(childPath, child, entries, foreignOwners);
-      if (reason !== null) {
-        result.skipped.push({ name: childPath, reason });
-        continue;
-      }
-      const twin = twins.get(child) ?? sharedTwin(child, options, weights);
-      twins.set(child, twin);
-      parent.registerModule(name, twin);
-      result.replaced.push(childPath);
+  for (const [path, child] of module.namedModules('', { everyName: true })) {
+    if (!(child instanceof Linear) || child instanceof Linear8bitLt) continue;
+    const reason = reasonToSkip(path, child, entries, foreignOwners);
+    if (reason !== null) {
+      result.skipped.push({ name: path, reason });
+      continue;
     }
-  }
-  if (module instanceof Linear && !(module instanceof Linear8bitLt)) {
-    result.skipped.push({ name: '', reason: 'it is the root, which has no place to be replaced in' });
+    const twin = twins.get(child) ?? sharedTwin(child, options, weights);
+    twins.set(child, twin);
+    const [parent, name] = splitPath(path);
+    module.getModule(parent).registerModule(name, twin);
+    result.replaced.push(path);
   }
   return result;
 }
@@ -84,6 +79,7 @@ function reasonToSkip(
   entries: readonly string[],
   foreignOwners: ReadonlyMap<Parameter, string>,
 ): string | null {
+  if (path === '') return 'it is the root, which has no place to be replaced in';
   const entry = entries.find((candidate) => matchesPath(path, candidate));
   if (entry !== undefined)
     return DEFAULT_SKIP.includes(entry) ? 'the output head stays in float' : `skip list: ${entry}`;

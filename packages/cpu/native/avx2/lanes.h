@@ -94,6 +94,11 @@ struct lanes {
     memcpy(p, all, static_cast<size_t>(count));
   }
 
+  // 32 bytes, each with `flip` inverted in it, in the guise of floats.
+  static floats flip_bytes(const float *p, uint32_t flip) {
+    const ints bytes = _mm256_loadu_si256(reinterpret_cast<const ints *>(p));
+    return _mm256_castsi256_ps(_mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(flip))));
+  }
   static ints zero_ints() { return _mm256_setzero_si256(); }
   static ints load_ints(const int32_t *p) { return _mm256_loadu_si256(reinterpret_cast<const ints *>(p)); }
   static void store_ints(int32_t *p, ints v) { _mm256_storeu_si256(reinterpret_cast<ints *>(p), v); }

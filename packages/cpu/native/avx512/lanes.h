@@ -69,6 +69,10 @@ struct lanes {
   static void store_int8(int8_t *p, ints v) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(v)); }
   static void store_int8_partial(int8_t *p, ints v, int64_t count) { _mm512_mask_cvtepi32_storeu_epi8(p, first(count), v); }
 
+  // 64 bytes, each with `flip` inverted in it, in the guise of floats.
+  static floats flip_bytes(const float *p, uint32_t flip) {
+    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(flip))));
+  }
   static ints zero_ints() { return _mm512_setzero_si512(); }
   static ints load_ints(const int32_t *p) { return _mm512_loadu_si512(p); }
   static void store_ints(int32_t *p, ints v) { _mm512_storeu_si512(p, v); }

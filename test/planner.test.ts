@@ -1,0 +1,219 @@
+/** Planning: pure, from a config alone. BLOOM-176B over eight devices, strategies against brute force, explicit maps, and planned bytes that follow the program. */
+import fc from 'fast-check';
+import { buildModel, DeviceMapError, F, InsufficientMemoryError, initEmptyWeights, loadModel, nn, planDeviceMap, planRecorded, type Program, recordModel, replaceLinear, type Tensor } from 'metashard';
+import { describe, expect, it } from 'vitest';
+import { balancedPartition, balancedLow0Partition, type Ranges, sequentialPartition, type Unit } from '../packages/dispatch/dist/partition.js';
+import { planArena } from '../packages/dispatch/dist/memory-plan.js';
+import { ProgramFacts } from '../packages/dispatch/dist/program-facts.js';
+import { SHIPPED } from './golden-models.js';
+
+const BLOOM_176B = {
+  model_type: 'bloom',
+  hidden_size: 14336,
+  n_layer: 70,
+  n_head: 112,
+  vocab_size: 250880,
+  layer_norm_epsilon: 1e-5,
+  dtype: 'bfloat16',
+  tie_word_embeddings: true,
+};
+const gpus = (count: number, bytes: number) =>
+  Array.from({ length: count }, (_, i) => ({ name: `cuda:${i}`, emulated: false, budgetBytes: bytes, reserveBytes: 0 }));
+
+describe('BLOOM-176B', () => {
+  const { model } = buildModel(BLOOM_176B);
+  replaceLinear(model);
+  const recorded = recordModel(model, { maxSeqLen: 2048 });
+
+  it('has exactly 176,247,271,424 parameters', () => {
+    expect(buildModel(BLOOM_176B).model.parameters().reduce((sum, one) => sum + one.numel, 0)).toBe(176_247_271_424);
+  });
+
+  it('is planned over eight devices with every byte counted', () => {
+    const { plan } = planRecorded(recorded, gpus(8, 40 * 2 ** 30), { deviceMap: 'balanced', model: 'bloom' });
+    const sum = (pick: (device: (typeof plan.devices)[number]) => number): number => plan.devices.reduce((total, device) => total + pick(device), 0);
+    // 2 · 70 layers · 14336 · 4 bytes (float32 cache) for each of 2048 tokens.
+    expect(sum((device) => device.kvCacheBytes)).toBe(2 * 70 * 14336 * 4 * 2048);
+    // int8 linears with float32 scales and int32 row sums, the rest in bfloat16, and the tied head once more on the last device.
+    const linears = 70 * 12 * 14336 * 14336;
+    const rows = 70 * (3 + 1 + 4 + 1) * 14336;
+    const others = 250880 * 14336 * 2 + 250880 * 14336 * 2 + 70 * 13 * 14336 * 2 + 4 * 14336 * 2;
+    const exact = linears + rows * 8 + others;
+    const total = sum((device) => device.weightsBytes);
+    expect(total).toBeGreaterThanOrEqual(exact);
+    expect(total).toBeLessThan(exact + 70 * 12 * 64 + 112 * 64 + 4096);
+    expect(plan.copies).toEqual([expect.objectContaining({ tensor: 'transformer.word_embeddings.weight', device: 'cuda:7' })]);
+    expect(plan.segments).toHaveLength(8);
+    for (const device of plan.devices) expect(device.freeBytes).toBeGreaterThan(0);
+  });
+
+  it('says which device is short and by how much when it does not fit', () => {
+    const plan = () => planRecorded(recorded, gpus(4, 40 * 2 ** 30), { deviceMap: 'balanced', model: 'bloom' });
+    expect(plan).toThrow(InsufficientMemoryError);
+    expect(plan).toThrow(/cuda:\d needs \d+\.\d GiB, 40\.0 GiB available/);
+  });
+
+  it('gives the times of building, recording and planning (reported, not asserted)', () => {
+    const time = (run: () => unknown): number => {
+      const runs = Array.from({ length: 20 }, () => {
+        const start = performance.now();
+        run();
+        return performance.now() - start;
+      });
+      return runs.sort((a, b) => a - b)[10] as number;
+    };
+    const build = time(() => buildModel(BLOOM_176B));
+    const plan = time(() => planRecorded(recorded, gpus(8, 40 * 2 ** 30), { deviceMap: 'balanced', model: 'bloom' }));
+    console.log(`BLOOM-176B: built in ${build.toFixed(2)} ms, planned over 8 devices in ${plan.toFixed(2)} ms (medians of 20)`);
+    expect(build + plan).toBeGreaterThan(0);
+  });
+});
+
+/** Ranges over made-up units with bytes and ties. */
+class MadeRanges implements Ranges {
+  readonly units: readonly Unit[];
+  constructor(readonly sizes: readonly number[]) {
+    this.units = sizes.map((weightsBytes, i) => ({ module: `${i}`, ops: [], weights: [], weightsBytes, kvCacheBytes: 0, activationsBytes: 0, scratchBytes: 0 }));
+  }
+  bytes(from: number, to: number): number {
+    return this.sizes.slice(from, to).reduce((a, b) => a + b, 0);
+  }
+}
+
+/** Every way to cut n units into contiguous runs for d devices. */
+function* allEnds(units: number, devices: number, from = 0): Generator<number[]> {
+  if (devices === 1) {
+    yield [units];
+    return;
+  }
+  for (let end = from; end <= units; end++) for (const rest of allEnds(units, devices - 1, end)) yield [end, ...rest];
+}
+
+describe('partitions', () => {
+  const problems = fc.record({
+    sizes: fc.array(fc.integer({ min: 1, max: 20 }), { minLength: 1, maxLength: 8 }),
+    capacities: fc.array(fc.integer({ min: 0, max: 60 }), { minLength: 1, maxLength: 4 }),
+  });
+  const shares = (ranges: Ranges, ends: readonly number[]): number[] => ends.map((end, d) => ranges.bytes(d === 0 ? 0 : (ends[d - 1] as number), end));
+  const fits = (ranges: Ranges, ends: readonly number[], capacities: readonly number[]): boolean =>
+    shares(ranges, ends).every((share, d) => share <= (capacities[d] as number));
+
+  it('balanced is the optimum that brute force finds, with the fewest devices', () => {
+    fc.assert(
+      fc.property(problems, ({ sizes, capacities }) => {
+        const ranges = new MadeRanges(sizes);
+        let best = Number.POSITIVE_INFINITY;
+        let fewest = Number.POSITIVE_INFINITY;
+        for (const ends of allEnds(sizes.length, capacities.length)) {
+          if (!fits(ranges, ends, capacities)) continue;
+          const own = shares(ranges, ends);
+          const [largest, used] = [Math.max(...own), own.filter((share) => share > 0).length];
+          if (largest < best || (largest === best && used < fewest)) [best, fewest] = [largest, used];
+        }
+        const ends = balancedPartition({ ranges, capacities });
+        if (ends === undefined) return best === Number.POSITIVE_INFINITY;
+        const own = shares(ranges, ends);
+        return fits(ranges, ends, capacities) && Math.max(...own) === best && own.filter((share) => share > 0).length === fewest;
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('sequential and balanced_low_0 cover all units within every capacity', () => {
+    fc.assert(
+      fc.property(problems, ({ sizes, capacities }) => {
+        const ranges = new MadeRanges(sizes);
+        for (const solve of [sequentialPartition, balancedLow0Partition]) {
+          const ends = solve({ ranges, capacities });
+          if (ends === undefined) continue;
+          expect(ends.at(-1)).toBe(sizes.length);
+          expect(fits(ranges, ends, capacities)).toBe(true);
+        }
+      }),
+    );
+  });
+});
+
+describe('arena', () => {
+  it('never lets two tensors that live at once overlap', () => {
+    const { model } = buildModel({ ...BLOOM_176B, hidden_size: 64, n_head: 4, n_layer: 3, vocab_size: 100 });
+    const { program } = recordModel(model, { maxSeqLen: 32 });
+    const facts = ProgramFacts.of(program, { tokens: 32, sequences: 1, outputs: 8 });
+    const { offsets, bytes } = planArena(facts, program.ops, new Set());
+    const last = new Map<number, number>();
+    for (const [index, op] of program.ops.entries()) for (const id of [...op.inputs, ...op.outputs]) if (id >= 0) last.set(facts.storageOf(id), index);
+    const live: { id: number; from: number; to: number; end: number }[] = [];
+    for (const [index, op] of program.ops.entries()) {
+      for (const id of op.outputs) {
+        const from = offsets.get(id) as number;
+        const made = { id, from, to: from + facts.bytesOf(id), end: last.get(id) as number };
+        expect(made.to).toBeLessThanOrEqual(bytes);
+        for (const other of live) if (other.end >= index) expect(made.from >= other.to || made.to <= other.from, `${id} over ${other.id}`).toBe(true);
+        live.push(made);
+      }
+    }
+  });
+});
+
+class Doubled extends nn.Module {
+  readonly linear = new nn.Linear(64, 64);
+  constructor(readonly withExtra: boolean) {
+    super();
+  }
+  forward(x: Tensor): Tensor {
+    const y = this.linear.forward(x);
+    return this.withExtra ? F.mul(F.gelu(y), F.silu(y)) : F.gelu(y);
+  }
+}
+
+describe('planned bytes follow the program', () => {
+  it('an op added to a module changes the activations, without a word in the planner', () => {
+    const planned = (withExtra: boolean): number =>
+      planDeviceMap(initEmptyWeights(() => new Doubled(withExtra)), { devices: ['cpu:0'], inputs: { x: { shape: ['tokens', 64] } }, maxSeqLen: 100 }).devices[0]
+        ?.activationsBytes as number;
+    expect(planned(true)).toBe(planned(false) + 100 * 64 * 4);
+  });
+
+  it('a longer context, a larger batch and 8 bits change what they should', () => {
+    const config = { ...BLOOM_176B, hidden_size: 256, n_head: 8, n_layer: 4, vocab_size: 1000 };
+    const planned = (int8: boolean, maxSeqLen: number, maxBatchSize: number) => {
+      const { model } = buildModel(config);
+      if (int8) replaceLinear(model);
+      return planDeviceMap(model, { devices: ['cpu:0'], maxSeqLen, maxBatchSize }).devices[0] as { kvCacheBytes: number; weightsBytes: number };
+    };
+    expect(planned(false, 512, 1).kvCacheBytes).toBe(2 * planned(false, 256, 1).kvCacheBytes);
+    expect(planned(false, 256, 3).kvCacheBytes).toBe(3 * planned(false, 256, 1).kvCacheBytes);
+    expect(planned(true, 256, 1).weightsBytes).toBeLessThan(0.65 * planned(false, 256, 1).weightsBytes);
+  });
+});
+
+describe('explicit maps', () => {
+  const { model } = buildModel({ ...BLOOM_176B, hidden_size: 64, n_head: 4, n_layer: 11, vocab_size: 100 });
+  const plan = (deviceMap: Record<string, string>) => planDeviceMap(model, { devices: ['cpu:0', 'cpu:1'], deviceMap, maxSeqLen: 32 });
+
+  it('the longest prefix wins, by whole components', () => {
+    const { segments } = plan({ '': 'cpu:0', 'transformer.h.1': 'cpu:1' });
+    expect(segments.filter((one) => one.device === 'cpu:1').flatMap((one) => one.modules).every((path) => /^transformer\.h\.1(\.|$)/.test(path))).toBe(true);
+    expect(segments.map((one) => one.device)).toEqual(['cpu:0', 'cpu:1', 'cpu:0']);
+  });
+
+  it('names what is not covered', () => {
+    expect(() => plan({ 'transformer.word_embeddings': 'cpu:0' })).toThrow(DeviceMapError);
+    expect(() => plan({ 'transformer.word_embeddings': 'cpu:0' })).toThrow(/got none for transformer\.word_embeddings_layernorm\.weight/);
+  });
+
+  it('the plan is plain JSON and its map plans again to the same segments', async () => {
+    const first = planDeviceMap(model, { devices: ['cpu:0', 'cpu:1'], deviceMap: 'balanced', maxSeqLen: 32 });
+    expect(JSON.parse(JSON.stringify(first))).toEqual(first);
+    expect(plan(first.deviceMap).segments.map((one) => one.device)).toEqual(first.segments.map((one) => one.device));
+    const loaded = await loadModel(`${SHIPPED}stories260K`, { devices: ['cpu:0', 'cpu:1'], deviceMap: 'balanced', maxSeqLen: 32 });
+    expect(Object.values(loaded.deviceMap)).toContain('cpu:1');
+    await loaded.dispose();
+  });
+});
+
+it('a recorded Program survives structured clone and JSON', () => {
+  const { program } = recordModel(buildModel({ ...BLOOM_176B, hidden_size: 64, n_head: 4, n_layer: 2, vocab_size: 50 }).model, { maxSeqLen: 16 });
+  expect(structuredClone(program)).toEqual(program);
+  expect(JSON.parse(JSON.stringify(program)) as Program).toEqual(program);
+});
