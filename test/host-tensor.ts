@@ -94,20 +94,13 @@ const view = (tensor: HostTensor) =>
 
 function writeElement(tensor: HostTensor, at: number, value: number): void {
   const to = view(tensor);
-  switch (tensor.dtype) {
-    case 'float32':
-      return to.setFloat32(at, value, true);
-    case 'float16':
-      return to.setUint16(at, float32ToFloat16Bits(value), true);
-    case 'bfloat16':
-      return to.setUint16(at, float32ToBfloat16Bits(value), true);
-    case 'int32':
-      return to.setInt32(at, value, true);
-    case 'int64':
-      return to.setBigInt64(at, BigInt(value), true);
-    default:
-      return to.setInt8(at, value);
-  }
+  const { dtype } = tensor;
+  if (dtype === 'float32') to.setFloat32(at, value, true);
+  else if (dtype === 'float16') to.setUint16(at, float32ToFloat16Bits(value), true);
+  else if (dtype === 'bfloat16') to.setUint16(at, float32ToBfloat16Bits(value), true);
+  else if (dtype === 'int32') to.setInt32(at, value, true);
+  else if (dtype === 'int64') to.setBigInt64(at, BigInt(value), true);
+  else to.setInt8(at, value);
 }
 
 function readElement(tensor: HostTensor, at: number): number {

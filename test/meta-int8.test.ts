@@ -1,6 +1,6 @@
 /**
- * Int8Params and Linear8bitLt: the state machine (llm-int8.md 1.5 and 1.6, cases 27 and 30 to 47, as API.md wants them where bitsandbytes is
- * stricter or wrong) and the layer's numbers. Runs on the cpu backend.
+ * Int8Params and Linear8bitLt: the state machine of bitsandbytes' layer, done right where it is stricter or wrong, and the
+ * layer's numbers. Runs on the cpu backend.
  */
 import '@metashard/cpu';
 import {
@@ -335,7 +335,7 @@ describe('float master weights', () => {
 });
 
 describe('forward and backward', () => {
-  it('the worked example of llm-int8.md, tests 73 to 75', () => {
+  it('a worked example, with its integers: an outlier column, a row alone, outliers by row', () => {
     const layer = new Linear8bitLt(4, 3, { hasFp16Weights: false, threshold: 6, dtype: 'float16' });
     const weight = [
       [0.5, -1, 0.25, 2],

@@ -143,17 +143,17 @@ function int8Linear(inputs: Inputs, [threshold, perRow]: readonly number[]): Ref
     const [t, n] = [Math.floor(i / N), i % N];
     let accumulator = 0;
     for (let k = 0; k < K; k++) accumulator += at(CA, t * K + k) * at(CB, n * K + k);
-    let sum = (accumulator * at(SCA, t) * at(SCB, n)) / 127 ** 2;
-    let size = Math.abs(sum);
+    const product = (accumulator * at(SCA, t) * at(SCB, n)) / 127 ** 2;
+    let [outliers, size] = [0, 0];
     for (const k of columns.subarray(1, 1 + at(columns, 0))) {
       const value = at(x, t * K + k);
       if (perRow && Math.abs(value) < (threshold as number)) continue;
-      const term = (value * at(CB, n * K + k) * at(SCB, n)) / 127;
-      sum += term;
-      size += Math.abs(term);
+      outliers += value * at(CB, n * K + k);
+      size += Math.abs(value * at(CB, n * K + k));
     }
-    out[i] = sum + (bias === null ? 0 : at(bias, n));
-    magnitude[i] = size + Math.abs(bias === null ? 0 : at(bias, n));
+    const shift = bias === null ? 0 : at(bias, n);
+    out[i] = product + (outliers * at(SCB, n)) / 127 + shift;
+    magnitude[i] = Math.abs(product) + (size * at(SCB, n)) / 127 + Math.abs(shift);
   }
   return { outputs: [{ values: out, magnitude }] };
 }
@@ -237,7 +237,7 @@ function erfc(x: number): number {
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const ACTIVATIONS: Record<(typeof ACTIVATION_KINDS)[number], (x: number) => number> = {
-  relu: (x) => (x < 0 ? 0 : x),
+  relu: (x) => Math.max(x, 0),
   gelu: (x) => x * (erfc(-x / Math.SQRT2) / 2),
   gelu_tanh: (x) => x * sigmoid(2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)),
   quick_gelu: (x) => x * sigmoid(1.702 * x),

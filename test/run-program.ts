@@ -1,10 +1,16 @@
-/** Runs a recorded Program op by op with eager ops: slow and plain, so that what was recorded can be held against what runs eagerly. */
+/**
+ * Runs a recorded Program op by op with eager ops: slow and plain, so that what was recorded can be held against what
+ * runs eagerly.
+ */
 import { callOp, empty, type Program, type ProgramTensor, resolveDims, Tensor, tensor } from '@metashard/core';
 import type { Module } from '@metashard/meta';
 
 export type NamedTensors = Readonly<Record<string, Tensor>>;
 
-/** The program's outputs for inputs by name, weights by name from a state dict, and caches of zeros unless given (they are written). */
+/**
+ * The program's outputs for inputs by name, weights by name from a state dict, and caches of zeros unless given (they
+ * are written).
+ */
 export function runProgram(program: Program, model: Module, inputs: NamedTensors, caches = new Map<string, Tensor>()) {
   const state = model.stateDict();
   const sizes = {

@@ -1,6 +1,6 @@
 /**
- * Causal language models: what their root modules take and give, and recording one step of them as a Program. How a model computes is in
- * `architectures/`; running a Program is dispatch's.
+ * Causal language models: what their root modules take and give, and recording one step of them as a Program. How a
+ * model computes is in `architectures/`; running a Program is dispatch's.
  */
 import { type DType, KV_BLOCK_SIZE, type Program, type Tensor, type TensorSpec } from '@metashard/core';
 import type { ForwardContext } from './forward-context.js';
@@ -31,9 +31,10 @@ export interface RecordCausalLMOptions {
 const int32 = (...dims: TensorSpec['dims']): TensorSpec => ({ dims, dtype: 'int32' });
 
 /**
- * Records one step over a ragged batch with a paged cache. Inputs, all int32: input_ids, positions [tokens]; query_starts, query_lengths,
- * context_lengths [sequences]; block_tables [sequences, blocksPerSequence]; output_rows [outputs]. Caches are `<attention path>.k` and `.v`.
- * Outputs: `logits` and, with transformers' meaning, `hidden_states.0 … n`. Common ops are shared already.
+ * Records one step over a ragged batch with a paged cache. Inputs, all int32: input_ids, positions [tokens];
+ * query_starts, query_lengths, context_lengths [sequences]; block_tables [sequences, blocksPerSequence]; output_rows
+ * [outputs]. Caches are `<attention path>.k` and `.v`. Outputs: `logits` and, with transformers' meaning,
+ * `hidden_states.0 … n`. Common ops are shared already.
  */
 export function recordCausalLM(
   model: CausalLM,

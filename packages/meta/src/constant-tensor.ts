@@ -1,6 +1,7 @@
 /**
- * Small float32 constants that belong to a model and to no checkpoint (inverse frequencies, ALiBi slopes): real tensors on the CPU whose
- * native memory is taken on first use. Building and recording a model therefore needs no native code at all.
+ * Small float32 constants that belong to a model and to no checkpoint (inverse frequencies, ALiBi slopes): real tensors
+ * on the CPU whose native memory is taken on first use. Building and recording a model therefore needs no native code
+ * at all.
  */
 import { parseDevice, Tensor, type TensorParts, tensor } from '@metashard/core';
 

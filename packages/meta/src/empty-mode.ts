@@ -1,4 +1,6 @@
-/** Whether `initEmptyWeights` is running: the one bit of state that parameter and buffer creation look at. Not public. */
+/**
+ * Whether `initEmptyWeights` is running: the one bit of state that parameter and buffer creation look at. Not public.
+ */
 
 export interface EmptyMode {
   includeBuffers: boolean;

@@ -1,6 +1,6 @@
 /**
- * What a causal language model's forward gets beside its inputs: positions, the ragged step, caches, and a place to leave intermediate results.
- * Here for eager use; recording makes its own (`causal-lm.ts`).
+ * What a causal language model's forward gets beside its inputs: positions, the ragged step, caches, and a place to
+ * leave intermediate results. Here for eager use; recording makes its own (`causal-lm.ts`).
  */
 import { ArgumentError, type DeviceName, type F, type Tensor, tensor } from '@metashard/core';
 import type { Module } from './module.js';
@@ -27,8 +27,8 @@ export interface EagerContext extends ForwardContext {
 }
 
 /**
- * A context for running `model.forward` eagerly over whole sequences of these lengths, laid one after another, without a cache.
- * Tensors lie where the model's first parameter does. Throws ArgumentError for no or empty sequences.
+ * A context for running `model.forward` eagerly over whole sequences of these lengths, laid one after another, without
+ * a cache. Tensors lie where the model's first parameter does. Throws ArgumentError for no or empty sequences.
  */
 export function eagerContext(model: Module, lengths: readonly number[]): EagerContext {
   if (lengths.length === 0 || lengths.some((length) => !Number.isInteger(length) || length < 1)) {

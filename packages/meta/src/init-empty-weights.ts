@@ -9,8 +9,8 @@ export interface InitEmptyWeightsOptions {
 }
 
 /**
- * Runs `fn` (which builds modules) and returns its result. Nothing is allocated for parameters, not even for a moment; calls nest, and the
- * mode ends with `fn`, also when it throws.
+ * Runs `fn` (which builds modules) and returns its result. Nothing is allocated for parameters, not even for a moment;
+ * calls nest, and the mode ends with `fn`, also when it throws.
  */
 export function initEmptyWeights<T>(fn: () => T, { includeBuffers = false }: InitEmptyWeightsOptions = {}): T {
   const made = withEmptyMode({ includeBuffers }, fn);

@@ -1,7 +1,8 @@
 /**
- * Int8Params: a weight that becomes 8-bit (Dettmers et al. 2022) when it reaches a real device, exactly once, and stays so.
- * States: float on meta, float on a device, int8 on a device, int8 on meta. Only the parameter holds `CB` and `SCB`; no other object does.
- * What bitsandbytes does otherwise (llm-int8.md 1.5: statistics that move between weight and layer, loads that fail after a forward) is not kept.
+ * Int8Params: a weight that becomes 8-bit (Dettmers et al. 2022) when it reaches a real device, exactly once, and stays
+ * so. States: float on meta, float on a device, int8 on a device, int8 on meta. Only the parameter holds `CB` and
+ * `SCB`; no other object does. What bitsandbytes 0.50 does otherwise (statistics that move between weight and
+ * layer at the first forward, loads that fail before a move and after a forward) is not kept.
  */
 import {
   CheckpointError,
@@ -42,8 +43,8 @@ export class Int8Params extends Parameter {
   #quantizeCalls = 0;
 
   /**
-   * A float matrix [out, in], or an int8 one with its `SCB`.
-   * Throws ShapeError (no matrix), DtypeError (other integers), CheckpointError (int8 without SCB, or with `hasFp16Weights`).
+   * A float matrix [out, in], or an int8 one with its `SCB`. Throws ShapeError (no matrix), DtypeError (other
+   * integers), CheckpointError (int8 without SCB, or with `hasFp16Weights`).
    */
   constructor(data: Tensor, { hasFp16Weights = false, SCB = null, requiresGrad }: Int8ParamsOptions = {}) {
     super(data, { requiresGrad: requiresGrad ?? hasFp16Weights });
@@ -76,14 +77,20 @@ export class Int8Params extends Parameter {
   override get data(): Tensor {
     return super.data;
   }
-  /** Float values make the parameter float again, to be quantized when it next moves or runs. Throws CheckpointError for int8 (`loadInt8`). */
+  /**
+   * Float values make the parameter float again, to be quantized when it next moves or runs. Throws CheckpointError for
+   * int8 (`loadInt8`).
+   */
   override set data(value: Tensor) {
     if (!DTYPES[value.dtype].isFloat) throw int8WithoutScales('Int8Params.data');
     this.#int8 = null;
     super.data = value;
   }
 
-  /** Quantizes now, unless it is int8 already; see `quantize_weight` for the formula. Throws StateError on meta and with float master weights. */
+  /**
+   * Quantizes now, unless it is int8 already; see `quantize_weight` for the formula. Throws StateError on meta and with
+   * float master weights.
+   */
   quantize(): void {
     if (this.#int8 !== null) return;
     if (this.isMeta || this.hasFp16Weights) {
@@ -104,8 +111,8 @@ export class Int8Params extends Parameter {
   }
 
   /**
-   * Moves in place. Reaching a real device (from meta: not possible without values) quantizes; every later move only moves.
-   * `dtype` casts float weights and leaves int8 ones as they are.
+   * Moves in place. Reaching a real device (from meta: not possible without values) quantizes; every later move only
+   * moves. `dtype` casts float weights and leaves int8 ones as they are.
    */
   override moveTo({ device, dtype }: MoveTarget): void {
     if (this.#int8 === null && dtype !== undefined) super.moveTo({ dtype });
@@ -116,7 +123,10 @@ export class Int8Params extends Parameter {
     else this.#place({ CB: F.to(this.#int8.CB, { device }), SCB: F.to(this.#int8.SCB, { device }) });
   }
 
-  /** `moveTo` as a tensor's method: this object itself moves, so that nothing is quantized twice. Throws StateError for a dtype once it is int8. */
+  /**
+   * `moveTo` as a tensor's method: this object itself moves, so that nothing is quantized twice. Throws StateError for
+   * a dtype once it is int8.
+   */
   override to(target: MoveTarget | DeviceName): this {
     const { dtype, ...where } = typeof target === 'string' ? { device: target } : (target as MoveTarget);
     if (dtype !== undefined && this.#int8 !== null) {
@@ -136,7 +146,10 @@ export class Int8Params extends Parameter {
     if (wasQuantized && !this.isMeta) this.quantize();
   }
 
-  /** Takes weights that are int8 already, before or after any move. Throws CheckpointError (no SCB, master weights), ShapeError, DtypeError. */
+  /**
+   * Takes weights that are int8 already, before or after any move. Throws CheckpointError (no SCB, master weights),
+   * ShapeError, DtypeError.
+   */
   loadInt8(CB: Tensor, SCB: Tensor | null): void {
     if (SCB === null) throw int8WithoutScales('Int8Params');
     const problem = this.int8Problem(CB, SCB);
@@ -166,7 +179,10 @@ export class Int8Params extends Parameter {
     return null;
   }
 
-  /** What a forward multiplies by: quantizes once, or in each forward with float master weights. `onMeta`: the tensors of `weightTensors`. */
+  /**
+   * What a forward multiplies by: quantizes once, or in each forward with float master weights. `onMeta`: the tensors
+   * of `weightTensors`.
+   */
   forForward(onMeta: boolean): Int8Weight {
     if (this.hasFp16Weights) return this.#quantized();
     if (onMeta || this.isMeta) return this.#packedOnMeta();
@@ -183,7 +199,10 @@ export class Int8Params extends Parameter {
     return this.#packed;
   }
 
-  /** CB in the packed layout under `name`, SCB beside it (`….weight` → `….SCB`); with float master weights the weight itself. */
+  /**
+   * CB in the packed layout under `name`, SCB beside it (`….weight` → `….SCB`); with float master weights the weight
+   * itself.
+   */
   override weightTensors(name: string): [string, Tensor][] {
     if (this.hasFp16Weights) return [[name, this]];
     const { CB, SCB } = this.#packedOnMeta();
@@ -213,7 +232,10 @@ export function scaleName(weightName: string): string {
   return /(^|\.)weight$/.test(weightName) ? weightName.replace(/weight$/, 'SCB') : `${weightName}.SCB`;
 }
 
-/** bitsandbytes' RuntimeError for the same mistake reads "Loading a quantized checkpoint into non-quantized Linear8bitLt is not supported". */
+/**
+ * bitsandbytes' RuntimeError for the same mistake reads "Loading a quantized checkpoint into non-quantized Linear8bitLt
+ * is not supported".
+ */
 export function int8WithoutScales(where: string): CheckpointError {
   return new CheckpointError(`${where}: expected an int8 weight with its SCB, got an int8 weight alone`, {
     hint: 'a checkpoint saved in 8 bits has weight and SCB; pass both (loadInt8, or scb of setModuleTensorToDevice)',

@@ -1,6 +1,7 @@
 /**
- * Linear8bitLt: a linear layer in LLM.int8() (Dettmers et al. 2022), with bitsandbytes' constructor and state dict (`weight` int8, `SCB`,
- * `weight_format`). All 8-bit state is in its weight, an Int8Params. `train` and `eval` compute the same.
+ * Linear8bitLt: a linear layer in LLM.int8() (Dettmers et al. 2022), with bitsandbytes' constructor and state dict
+ * (`weight` int8, `SCB`, `weight_format`). All 8-bit state is in its weight, an Int8Params. `train` and `eval` compute
+ * the same.
  */
 import { DTYPES, elementCount, empty, F, formatDims, ShapeError, Tensor, tensor, zeros } from '@metashard/core';
 import { withEmptyMode } from './empty-mode.js';
@@ -48,7 +49,10 @@ export class Linear8bitLt extends Linear {
     this.weight = new Int8Params(this.weight.data, { hasFp16Weights });
   }
 
-  /** The 8-bit twin of a float layer: shares its bias and, until it is quantized, its weights' storage; on meta if the layer is. */
+  /**
+   * The 8-bit twin of a float layer: shares its bias and, until it is quantized, its weights' storage; on meta if the
+   * layer is.
+   */
   static fromLinear(linear: Linear, options: Int8LayerOptions = {}): Linear8bitLt {
     const { inFeatures, outFeatures, training } = linear;
     const layer = withoutMemory(() => new Linear8bitLt(inFeatures, outFeatures, { ...options, bias: false }));
@@ -68,8 +72,9 @@ export class Linear8bitLt extends Linear {
   }
 
   /**
-   * Gradients for x [..., in] and gradOutput [..., out]: dX = g · (CB · SCB / 127), without outlier treatment; dW = gᵀ · x for float master
-   * weights, else null; dBias = Σ g over rows. In float32, rounded once to the dtype of x, weight and bias (llm-int8.md 1.4).
+   * Gradients for x [..., in] and gradOutput [..., out]: dX = g · (CB · SCB / 127), without outlier treatment; dW = gᵀ
+   * · x for float master weights, else null; dBias = Σ g over rows. In float32, rounded once to the dtype of x, weight
+   * and bias.
    */
   backward(x: Tensor, gradOutput: Tensor): Linear8bitLtGradients {
     const { CB, SCB } = this.weight.forForward(x.isMeta);

@@ -1,6 +1,7 @@
 /**
- * Module: a tree of named parameters, buffers and child modules with a `forward`, in PyTorch's words. What it holds is what its own properties
- * hold, in the order they were set: a Parameter, a Tensor (a buffer) or a Module. No device, dtype or quantization is decided here.
+ * Module: a tree of named parameters, buffers and child modules with a `forward`, in PyTorch's words. What it holds is
+ * what its own properties hold, in the order they were set: a Parameter, a Tensor (a buffer) or a Module. No device,
+ * dtype or quantization is decided here.
  */
 import {
   ArgumentError,
@@ -34,7 +35,10 @@ export abstract class Module {
   registerParameter(name: string, parameter: Parameter | null): void {
     this.#register(name, parameter);
   }
-  /** Sets a buffer: a tensor that is no parameter. A non-persistent one is in no state dict and stays real under `initEmptyWeights`. */
+  /**
+   * Sets a buffer: a tensor that is no parameter. A non-persistent one is in no state dict and stays real under
+   * `initEmptyWeights`.
+   */
   registerBuffer(name: string, buffer: Tensor | null, { persistent = true }: BufferOptions = {}): void {
     const empty = persistent && emptyMode()?.includeBuffers === true && buffer !== null;
     this.#register(name, empty ? F.to(buffer, { device: 'meta' }) : buffer);
@@ -81,7 +85,10 @@ export abstract class Module {
     return this.namedChildren().map(([, child]) => child);
   }
 
-  /** This module and all below, parents first, with their paths ("" for this one); `everyName` lists a shared one under each of its paths. */
+  /**
+   * This module and all below, parents first, with their paths ("" for this one); `everyName` lists a shared one under
+   * each of its paths.
+   */
   namedModules(prefix = '', { everyName = false } = {}): [string, Module][] {
     const found: [string, Module][] = [];
     const seen = new Set<Module>();
@@ -160,7 +167,10 @@ export abstract class Module {
     return [...this.ownParameters().map(([name, p]): [string, Tensor] => [name, p.data]), ...buffers];
   }
 
-  /** Every parameter and persistent buffer by path, a shared one under each of its names. Values are shared with the module, not copied. */
+  /**
+   * Every parameter and persistent buffer by path, a shared one under each of its names. Values are shared with the
+   * module, not copied.
+   */
   stateDict(): Map<string, Tensor> {
     const state = new Map<string, Tensor>();
     for (const [path, module] of this.namedModules('', { everyName: true })) {
@@ -170,9 +180,9 @@ export abstract class Module {
   }
 
   /**
-   * Takes values by path; cast to the parameter's float dtype and moved to its device (a parameter on meta takes the value as it lies).
-   * A shared parameter is satisfied by any of its names. Nothing changes when it throws CheckpointError: shapes, integers into floats, and,
-   * unless `strict` is false, missing or unexpected names.
+   * Takes values by path; cast to the parameter's float dtype and moved to its device (a parameter on meta takes the
+   * value as it lies). A shared parameter is satisfied by any of its names. Nothing changes when it throws
+   * CheckpointError: shapes, integers into floats, and, unless `strict` is false, missing or unexpected names.
    */
   loadStateDict(source: StateSource, { strict = true }: LoadStateDictOptions = {}): LoadResult {
     const plan = new LoadPlan(source);
@@ -199,9 +209,10 @@ export abstract class Module {
   }
 
   /**
-   * Moves and casts everything in place; shared parameters stay shared. Float weights of Int8Params that reach a real device are quantized, once.
-   * `dtype` leaves int8 weights and integer buffers as they are; non-persistent buffers never go to meta, where their values would be lost.
-   * Throws StateError naming a parameter on meta when the target is real, before anything has moved.
+   * Moves and casts everything in place; shared parameters stay shared. Float weights of Int8Params that reach a real
+   * device are quantized, once. `dtype` leaves int8 weights and integer buffers as they are; non-persistent buffers
+   * never go to meta, where their values would be lost. Throws StateError naming a parameter on meta when the target is
+   * real, before anything has moved.
    */
   to(target: MoveTarget | DeviceName): this {
     const move: MoveTarget = typeof target === 'string' ? { device: target } : target;

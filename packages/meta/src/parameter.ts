@@ -1,5 +1,6 @@
 /**
- * Parameters: tensors whose identity outlives moves, casts and loads, so that modules can share them. `Int8Params` is in `int8-params.ts`.
+ * Parameters: tensors whose identity outlives moves, casts and loads, so that modules can share them. `Int8Params` is
+ * in `int8-params.ts`.
  */
 import { type DeviceName, DTYPES, type DType, F, Tensor, type TensorParts } from '@metashard/core';
 import { emptyMode } from './empty-mode.js';
@@ -35,7 +36,10 @@ export class Parameter extends Tensor {
     this.requiresGrad = requiresGrad;
   }
 
-  /** What the parameter holds, as a plain tensor over the same storage. Setting it replaces values, dtype and device; the shape must stay. */
+  /**
+   * What the parameter holds, as a plain tensor over the same storage. Setting it replaces values, dtype and device;
+   * the shape must stay.
+   */
   get data(): Tensor {
     return new Tensor(withoutBase(this));
   }
@@ -50,7 +54,10 @@ export class Parameter extends Tensor {
     this.replaceParts(withoutBase(moved));
   }
 
-  /** Takes new values as `loadStateDict` does: cast to this dtype, moved to this device; a parameter on meta takes the value's device. */
+  /**
+   * Takes new values as `loadStateDict` does: cast to this dtype, moved to this device; a parameter on meta takes the
+   * value's device.
+   */
   load(value: Tensor): void {
     const device = this.isMeta ? value.device : this.device;
     this.data = F.to(value, { device, dtype: this.dtype });

@@ -1,6 +1,6 @@
 /**
- * The meta backend: ops on meta tensors compute nothing but the specs of their outputs, and while `record` runs they are written down as a
- * Program. One recording at a time; no device is touched.
+ * The meta backend: ops on meta tensors compute nothing but the specs of their outputs, and while `record` runs they
+ * are written down as a Program. One recording at a time; no device is touched.
  */
 import {
   ArgumentError,
@@ -182,9 +182,10 @@ const metaBackend: OpBackend = {
 registerOpBackend('meta', metaBackend);
 
 /**
- * Runs `run` once with a meta tensor per input (`inputs`: name → dims, which may be symbols, and dtype) and gives what it did as a Program; the
- * tensors it returns become outputs by name. Weights are `module`'s parameters and persistent buffers, by path; real tensors become constants.
- * Throws StateError (a tensor of nowhere, a constant above 1 MiB, a recording within a recording) and what the ops throw.
+ * Runs `run` once with a meta tensor per input (`inputs`: name → dims, which may be symbols, and dtype) and gives what
+ * it did as a Program; the tensors it returns become outputs by name. Weights are `module`'s parameters and persistent
+ * buffers, by path; real tensors become constants. Throws StateError (a tensor of nowhere, a constant above 1 MiB, a
+ * recording within a recording) and what the ops throw.
  */
 export function record(
   module: Module,

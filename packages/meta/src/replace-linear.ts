@@ -1,4 +1,7 @@
-/** replaceLinear: a pass over a module tree that puts Linear8bitLt in the place of nn.Linear, and says what it did and did not. */
+/**
+ * replaceLinear: a pass over a module tree that puts Linear8bitLt in the place of nn.Linear, and says what it did and
+ * did not.
+ */
 import type { Int8Params } from './int8-params.js';
 import { type Int8LayerOptions, Linear8bitLt } from './linear-8bit-lt.js';
 import { type Module, splitPath } from './module.js';
@@ -7,8 +10,9 @@ import type { Parameter } from './parameter.js';
 
 export interface ReplaceLinearOptions extends Int8LayerOptions {
   /**
-   * Modules to keep in float, by one or more consecutive whole components anywhere in the path, and all below them: `h.1` is not `h.10`.
-   * They add to the default: `lm_head`, and layers whose weight is tied to a module of another kind (a tied output).
+   * Modules to keep in float, by one or more consecutive whole components anywhere in the path, and all below them:
+   * `h.1` is not `h.10`. They add to the default: `lm_head`, and layers whose weight is tied to a module of another
+   * kind (a tied output).
    */
   skip?: readonly string[];
 }
@@ -26,8 +30,9 @@ export interface ReplaceLinearResult {
 const DEFAULT_SKIP = ['lm_head'];
 
 /**
- * Replaces every Linear in the tree, in place, by its 8-bit twin: biases and ties stay shared, parameters on meta stay there, float weights are
- * quantized when they reach a real device. Defaults are transformers': threshold 6, `hasFp16Weights: false`.
+ * Replaces every Linear in the tree, in place, by its 8-bit twin: biases and ties stay shared, parameters on meta stay
+ * there, float weights are quantized when they reach a real device. Defaults are transformers': threshold 6,
+ * `hasFp16Weights: false`.
  */
 export function replaceLinear(
   module: Module,

@@ -1,4 +1,7 @@
-/** Placing one tensor of a module: what loaders do tensor by tensor (accelerate's set_module_tensor_to_device; device-map.md 1.2 without its quirks). */
+/**
+ * Placing one tensor of a module: what loaders do tensor by tensor, as accelerate's set_module_tensor_to_device, but never
+ * casting integers to floats and never by way of another device.
+ */
 import {
   ArgumentError,
   CheckpointError,
@@ -29,9 +32,10 @@ export interface SetModuleTensorOptions {
 }
 
 /**
- * Puts the parameter or buffer `name` on `device`, with new values if given. The parameter object stays, so its class and ties do; an Int8Params
- * is quantized when float values reach a real device, at most once a value. `value` must have the tensor's shape.
- * Throws ArgumentError (no such tensor), StateError (values needed), CheckpointError (shape, integers into floats, int8 without `scb`).
+ * Puts the parameter or buffer `name` on `device`, with new values if given. The parameter object stays, so its class
+ * and ties do; an Int8Params is quantized when float values reach a real device, at most once a value. `value` must
+ * have the tensor's shape. Throws ArgumentError (no such tensor), StateError (values needed), CheckpointError (shape,
+ * integers into floats, int8 without `scb`).
  */
 export function setModuleTensorToDevice(
   module: Module,

@@ -1,6 +1,6 @@
 /**
- * How `loadStateDict` works: each module plans what it takes from the map (`Module.planLoad`), everything is checked, then everything is
- * applied; a load that throws has changed nothing. Files are read elsewhere.
+ * How `loadStateDict` works: each module plans what it takes from the map (`Module.planLoad`), everything is checked,
+ * then everything is applied; a load that throws has changed nothing. Files are read elsewhere.
  */
 import { CheckpointError, DTYPES, type DType, formatDims, sameDims, type Tensor } from '@metashard/core';
 
@@ -47,7 +47,9 @@ export class LoadPlan {
     this.#actions.push(apply);
   }
 
-  /** The ordinary case: a tensor of the target's shape, and of any float dtype where `dtype` is one, else of `dtype`. */
+  /**
+   * The ordinary case: a tensor of the target's shape, and of any float dtype where `dtype` is one, else of `dtype`.
+   */
   takeTensor(key: string, target: Tensor, load: (value: Tensor) => void, dtype: DType = target.dtype): void {
     const value = this.take(key);
     if (value === undefined) this.missing(key, target);

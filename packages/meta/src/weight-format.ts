@@ -1,4 +1,7 @@
-/** `weight_format` of bitsandbytes' 8-bit checkpoints: how the int8 weight is laid out. Only rows are in use since 2024 (llm-int8.md 1.6). */
+/**
+ * `weight_format` of bitsandbytes' 8-bit checkpoints: how the int8 weight is laid out. Since its version 0.45 only rows
+ * are in use; 0.39 to 0.43 wrote words.
+ */
 import type { StateValue } from './state-dict.js';
 
 const FORMATS = ['row', 'col32', 'col_turing', 'col_ampere'] as const;

@@ -1,7 +1,7 @@
 /**
- * BLOOM (Workshop et al. 2022, arXiv 2211.05100; transformers' modeling_bloom.py). Unusual: ALiBi in place of positions (Press et al. 2022), a
- * LayerNorm after the embeddings, q, k and v interleaved per head in one projection, a tied head. Names are the checkpoint's.
- * Dims: T tokens, H hidden, N heads, D head size, V vocabulary.
+ * BLOOM (Workshop et al. 2022, arXiv 2211.05100; transformers' modeling_bloom.py). Unusual: ALiBi in place of positions
+ * (Press et al. 2022), a LayerNorm after the embeddings, q, k and v interleaved per head in one projection, a tied
+ * head. Names are the checkpoint's. Dims: T tokens, H hidden, N heads, D head size, V vocabulary.
  */
 import { type DType, F, type Tensor } from '@metashard/core';
 import type { CausalLM, CausalLMInputs } from '../causal-lm.js';
@@ -141,8 +141,8 @@ class BloomMLP extends Module {
 }
 
 /**
- * ALiBi's slopes (Press et al. 2022, and its authors' rule for other head counts): with n the largest power of two ≤ heads, 2^(-8·i/n) for
- * i = 1 … n, then every second slope of 2n heads. Rounded to float32 as transformers does.
+ * ALiBi's slopes (Press et al. 2022, and its authors' rule for other head counts): with n the largest power of two ≤
+ * heads, 2^(-8·i/n) for i = 1 … n, then every second slope of 2n heads. Rounded to float32 as transformers does.
  */
 export function alibiSlopes(heads: number): Float32Array {
   const n = 2 ** Math.floor(Math.log2(heads));

@@ -1,6 +1,6 @@
 /**
- * Reads a model's config.json: every field asked for is checked, every field that would change numerics and is not implemented is refused by
- * name, and what nobody knows is listed. What the fields mean is in the architecture files.
+ * Reads a model's config.json: every field asked for is checked, every field that would change numerics and is not
+ * implemented is refused by name, and what nobody knows is listed. What the fields mean is in the architecture files.
  */
 import { DTYPES, type DType, isDType, UnsupportedConfigError } from '@metashard/core';
 
@@ -29,7 +29,10 @@ export interface ParsedConfig {
   readonly ignoredFields: readonly string[];
 }
 
-/** Fields that change no result of a forward pass: training, bookkeeping, generation defaults, and what dispatch honours (quantization_config). */
+/**
+ * Fields that change no result of a forward pass: training, bookkeeping, generation defaults, and what dispatch honours
+ * (quantization_config).
+ */
 const NEUTRAL_FIELDS = [
   '_name_or_path',
   '_attn_implementation',
@@ -162,7 +165,10 @@ export class ConfigReader {
     throw this.refusal('dtype', name, 'float32, float16 or bfloat16');
   }
 
-  /** The fields every config has; call it last, so that `ignoredFields` is complete. `tied` is the model class's default. */
+  /**
+   * The fields every config has; call it last, so that `ignoredFields` is complete. `tied` is the model class's
+   * default.
+   */
   shared({ tied }: { tied: boolean }) {
     const fields = {
       raw: this.raw,

@@ -1,7 +1,8 @@
 /**
- * Llama (Touvron et al. 2023; Grattafiori et al. 2024) and Mistral (Jiang et al. 2023): transformers' modeling_llama.py and modeling_mistral.py,
- * which differ by the sliding window and by defaults. Rotary positions, RMSNorm, grouped-query attention, gated MLP. Names are the checkpoint's.
- * Dims: T tokens, H hidden, N heads, KV key-value heads, D head size, V vocabulary.
+ * Llama (Touvron et al. 2023; Grattafiori et al. 2024) and Mistral (Jiang et al. 2023): transformers' modeling_llama.py
+ * and modeling_mistral.py, which differ by the sliding window and by defaults. Rotary positions, RMSNorm, grouped-query
+ * attention, gated MLP. Names are the checkpoint's. Dims: T tokens, H hidden, N heads, KV key-value heads, D head size,
+ * V vocabulary.
  */
 import { ACTIVATION_KINDS, type ActivationKind, type DType, F, type Tensor } from '@metashard/core';
 import type { CausalLM, CausalLMInputs } from '../causal-lm.js';
@@ -180,7 +181,10 @@ function activationOf(reader: ConfigReader): ActivationKind {
   );
 }
 
-/** The window of each layer. `layer_types` chooses layers, `use_sliding_window: false` none; a Mistral config without the field means 4096. */
+/**
+ * The window of each layer. `layer_types` chooses layers, `use_sliding_window: false` none; a Mistral config without
+ * the field means 4096.
+ */
 function windowsOf(reader: ConfigReader, numLayers: number): number[] {
   const byDefault = reader.modelType === 'mistral' && !('sliding_window' in reader.raw) ? 4096 : 0;
   const window = reader.count('sliding_window', { default: byDefault });

@@ -25,7 +25,10 @@ export interface Architecture<Config extends ParsedConfig = ParsedConfig> {
 
 export const ARCHITECTURES: readonly Architecture[] = [bloom, llama] as readonly Architecture[];
 
-/** The architecture of a config.json. Throws UnsupportedConfigError for an unknown `model_type`, with the nearest known one. */
+/**
+ * The architecture of a config.json. Throws UnsupportedConfigError for an unknown `model_type`, with the nearest known
+ * one.
+ */
 export function findArchitecture(raw: RawConfig): Architecture {
   const found = ARCHITECTURES.find(({ modelTypes }) => modelTypes.includes(raw.model_type as string));
   if (found !== undefined) return found;

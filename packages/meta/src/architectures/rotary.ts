@@ -12,8 +12,9 @@ const KIND_FIELDS: Readonly<Record<string, readonly string[]>> = {
 const SHARED_FIELDS = ['type', 'rope_type', 'rope_theta', 'partial_rotary_factor'];
 
 /**
- * [headDim / 2] inverse frequencies in float32, computed in transformers' order. Reads `rope_parameters` (transformers 5), or `rope_theta` and
- * `rope_scaling`; kinds default, linear and llama3. Throws UnsupportedConfigError naming the field for every other kind.
+ * [headDim / 2] inverse frequencies in float32, computed in transformers' order. Reads `rope_parameters` (transformers
+ * 5), or `rope_theta` and `rope_scaling`; kinds default, linear and llama3. Throws UnsupportedConfigError naming the
+ * field for every other kind.
  */
 export function inverseFrequencies(reader: ConfigReader, headDim: number, maxPositions: number): Float32Array {
   const parameters = reader.value('rope_parameters', 'rope_scaling');
@@ -55,7 +56,10 @@ function number(reader: ConfigReader, field: string, rope: RopeFields, name: str
   throw reader.refusal(`${field}.${name}`, value, 'a positive number');
 }
 
-/** Llama 3.1's scaling (Grattafiori et al. 2024): long waves are stretched by `factor`, short ones kept, those between blended. */
+/**
+ * Llama 3.1's scaling (Grattafiori et al. 2024): long waves are stretched by `factor`, short ones kept, those between
+ * blended.
+ */
 function llama3(reader: ConfigReader, field: string, rope: RopeFields, frequencies: Float32Array): Float32Array {
   const factor = number(reader, field, rope, 'factor');
   const low = number(reader, field, rope, 'low_freq_factor');

@@ -1,4 +1,7 @@
-/** Values of new parameters, as PyTorch's layers draw them but from one seeded generator: the same program makes the same weights. */
+/**
+ * Values of new parameters, as PyTorch's layers draw them but from one seeded generator: the same program makes the
+ * same weights.
+ */
 import { type DeviceName, type DType, elementCount, parseDevice, tensor, uniformGenerator } from '@metashard/core';
 import { emptyMode } from '../empty-mode.js';
 import { metaTensor } from '../meta-tensor.js';

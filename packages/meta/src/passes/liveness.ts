@@ -12,7 +12,10 @@ export interface LiveRangeOptions {
   outputs?: readonly string[];
 }
 
-/** The live range of every tensor that some op touches, views counting for the tensor they show. Throws ArgumentError for an unknown output. */
+/**
+ * The live range of every tensor that some op touches, views counting for the tensor they show. Throws ArgumentError
+ * for an unknown output.
+ */
 export function liveRanges(program: Program, { outputs }: LiveRangeOptions = {}): Map<TensorId, LiveRange> {
   const ranges = new Map<TensorId, LiveRange>();
   const touch = (id: TensorId, index: number): void => {

@@ -26,7 +26,10 @@ export function shareCommonOps(program: Program): Program {
   return compact(program, ops, canonical);
 }
 
-/** Which tensor stands for which. A view may be asked for once the op that makes its base was seen; going in order ensures that. */
+/**
+ * Which tensor stands for which. A view may be asked for once the op that makes its base was seen; going in order
+ * ensures that.
+ */
 class CanonicalTensors {
   readonly #tensors: readonly ProgramTensor[];
   /** -1: not known yet. */

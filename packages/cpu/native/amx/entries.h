@@ -1,0 +1,20 @@
+// The kernels of this level, on the processor's tiles and on their plain twin. Few rows go to the AVX512-VNNI kernels.
+#pragma once
+#include "kernels.h"
+
+namespace amx {
+
+void int8_linear(const int8_linear_call *call);
+void int8_matmul(const int8_matmul_call *call);
+
+}  // namespace amx
+
+namespace amx_emulated {
+
+void int8_linear(const int8_linear_call *call);
+void int8_matmul(const int8_matmul_call *call);
+
+}  // namespace amx_emulated
+
+// For tests: the AMX kernels with tiles in plain C++, over a table filled by kernels_avx512. Needs what that level needs, not AMX.
+void kernels_amx_emulated(cpu_kernels *table);
