@@ -15,6 +15,7 @@ export * from './reference/absmax.js';
 export * from './reference/llm-int8.js';
 export { roundHalfEven } from './reference/rounding.js';
 export {
+  encodeSafetensorsHeader,
   type HeaderEntry,
   MAX_HEADER_BYTES,
   MAX_RANK,
@@ -22,6 +23,7 @@ export {
   parseSafetensorsHeader,
   readSafetensorsHeader,
   type SafetensorsHeader,
+  type WrittenEntry,
 } from './safetensors.js';
 export * from './save-safetensors.js';
 export * from './shape.js';

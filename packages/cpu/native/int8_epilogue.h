@@ -9,6 +9,7 @@
 #include "floats.h"
 #include "kernels.h"
 #include "packed_blocks.h"
+#include "pool.h"
 #include "unroll.h"
 
 namespace {
@@ -18,6 +19,8 @@ constexpr int pair_columns = 2 * block_rows;
 template <class L>
 struct store_accumulators {
   const int8_matmul_call &call;
+
+  void prepare_rows(int64_t, int64_t) const {}
 
   struct pair {
     const int8_matmul_call &call;
@@ -38,15 +41,37 @@ struct store_accumulators {
   };
 };
 
+// The workspace of a call's first thread, shared with its tasks: sums of AMX tiles, then gathered outliers.
+constexpr int64_t tile_sums_bytes = 32 * 1024;
+
 template <class L>
 struct dequantize_and_add {
   const int8_linear_call &call;
   const int8_t *packed;  // CB
+  float *outliers;       // [rows, count] of x, 0 for inliers; NULL where they do not fit: then x is read where it lies
+
+  dequantize_and_add(const int8_linear_call &call, const int8_t *packed) : call(call), packed(packed), outliers(nullptr) {
+    if (call.rows * call.outlier_cols[0] * 4 > THREAD_WORKSPACE_BYTES - tile_sums_bytes) return;
+    outliers = reinterpret_cast<float *>(static_cast<char *>(thread_workspace()) + tile_sums_bytes);
+  }
+
+  float outlier(int64_t row, int64_t k) const {
+    const float x = call.x[row * call.x_stride + k];
+    return call.per_row && fabsf(x) < call.threshold ? 0.0f : x;
+  }
+
+  // To be called for all rows before tiles are finished.
+  void prepare_rows(int64_t first, int64_t end) const {
+    const int32_t count = call.outlier_cols[0];
+    for (int64_t row = first; outliers != nullptr && row < end; row++) {
+      for (int32_t i = 0; i < count; i++) outliers[row * count + i] = outlier(row, call.outlier_cols[1 + i]);
+    }
+  }
 
   class pair {
    public:
     pair(const dequantize_and_add &linear, int64_t n0)
-        : call_(linear.call), n0_(n0), columns_(smaller(pair_columns, linear.call.N - n0)) {
+        : linear_(linear), call_(linear.call), n0_(n0), columns_(smaller(pair_columns, linear.call.N - n0)) {
       const int8_t *block = linear.packed + n0 / block_rows * block_bytes(call_.K);
       block_[0] = block;
       block_[1] = columns_ > block_rows ? block + block_bytes(call_.K) : block;  // absent: the first again, for nothing
@@ -60,7 +85,7 @@ struct dequantize_and_add {
       for (int v = 0; v * L::width < columns_; v += 2) {
         for (int r = 0; r < rows; r += chunk_rows) {
           const int chunk = rows - r < chunk_rows ? rows - r : chunk_rows;
-          if (outliers && call_.per_row) outlier_sums<true>(row0 + r, chunk, v, sums);
+          if (outliers && linear_.outliers != nullptr) outlier_sums<true>(row0 + r, chunk, v, sums);
           else if (outliers) outlier_sums<false>(row0 + r, chunk, v, sums);
           finish_chunk(tile + r * pair_columns, row0 + r, chunk, v, outliers ? sums : nullptr);
         }
@@ -94,23 +119,22 @@ struct dequantize_and_add {
     }
 
     // sums[r][i] = Σ over outliers of x · CB · 2^-7 for the columns of vector v + i. Rows past `rows` repeat the last one.
-    template <bool per_row>
+    template <bool gathered>
     void outlier_sums(int64_t row0, int rows, int v, floats (&sums)[chunk_rows][2]) const {
+      const int32_t count = call_.outlier_cols[0];
       const int8_t *line[2];
       for (int i = 0; i < 2; i++) line[i] = block_[(v + i) * L::width / block_rows] + (v + i) * L::width % block_rows * 4;
-      const float *x[chunk_rows];
-      unroll<chunk_rows>([&](auto r) { x[r] = call_.x + (row0 + (r < rows ? r : rows - 1)) * call_.x_stride; });
+      int64_t row[chunk_rows];
+      unroll<chunk_rows>([&](auto r) { row[r] = (row0 + (r < rows ? r : rows - 1)) * (gathered ? count : 1); });
       floats sum[chunk_rows][2];
       unroll<chunk_rows>([&](auto r) { sum[r][0] = sum[r][1] = L::zero(); });
-      const int32_t count = call_.outlier_cols[0];
-      for (int32_t i = 1; i <= count; i++) {
-        const int64_t k = call_.outlier_cols[i], offset = (k >> 2) * 64;
+      for (int32_t i = 0; i < count; i++) {
+        const int64_t k = call_.outlier_cols[1 + i], offset = (k >> 2) * 64;
         const floats low = L::byte_lane(line[0] + offset, k & 3), high = L::byte_lane(line[1] + offset, k & 3);
         unroll<chunk_rows>([&](auto r) {
-          const bool inlier = per_row && fabsf(x[r][k]) < call_.threshold;
-          const floats value = L::set1(inlier ? 0.0f : x[r][k]);
-          sum[r][0] = L::fmadd(value, low, sum[r][0]);
-          sum[r][1] = L::fmadd(value, high, sum[r][1]);
+          const floats x = L::set1(gathered ? linear_.outliers[row[r] + i] : linear_.outlier(row[r], k));
+          sum[r][0] = L::fmadd(x, low, sum[r][0]);
+          sum[r][1] = L::fmadd(x, high, sum[r][1]);
         });
       }
       unroll<chunk_rows>([&](auto r) {
@@ -123,25 +147,27 @@ struct dequantize_and_add {
     void finish_chunk(const int32_t *tile, int64_t row0, int rows, int v, const floats (*sums)[2]) const {
       const doubles outlier_share = L::set1_double(128.0);  // undoes the 2^-7
       for (int i = 0; i < 2 && (v + i) * L::width < columns_; i++) {
-        const int64_t column = (v + i) * L::width;
-        const column_terms &terms = terms_[v + i];
-        for (int r = 0; r < rows; r++) {
-          const auto accumulators = L::load_ints(tile + r * pair_columns + column);
-          const doubles scale = L::set1_double(call_.SCA[row0 + r] * (1.0 / 127.0));
-          doubles low = L::mul(L::low(accumulators), scale), high = L::mul(L::high(accumulators), scale);
+        const int64_t column = (v + i) * L::width, stride = call_.out_stride, columns = columns_ - column;
+        const column_terms terms = terms_[v + i];
+        const float *SCA = call_.SCA + row0;
+        const int32_t *accumulators = tile + column;
+        float *out = call_.out + row0 * stride + n0_ + column;
+        for (int r = 0; r < rows; r++, out += stride, accumulators += pair_columns) {
+          const auto products = L::load_ints(accumulators);
+          const doubles scale = L::set1_double(SCA[r] * (1.0 / 127.0));
+          doubles low = L::mul(L::low(products), scale), high = L::mul(L::high(products), scale);
           if (sums != nullptr) {
             low = L::fmadd(L::low(sums[r][i]), outlier_share, low);
             high = L::fmadd(L::high(sums[r][i]), outlier_share, high);
           }
-          low = L::fmadd(low, terms.scale[0], terms.bias[0]);
-          high = L::fmadd(high, terms.scale[1], terms.bias[1]);
-          float *out = call_.out + (row0 + r) * call_.out_stride + n0_ + column;
-          if (column + L::width <= columns_) L::store(out, L::narrow(low, high));
-          else L::store_partial(out, L::narrow(low, high), columns_ - column);
+          const floats result = L::narrow(L::fmadd(low, terms.scale[0], terms.bias[0]), L::fmadd(high, terms.scale[1], terms.bias[1]));
+          if (columns >= L::width) L::store(out, result);
+          else L::store_partial(out, result, columns);
         }
       }
     }
 
+    const dequantize_and_add &linear_;
     const int8_linear_call &call_;
     const int64_t n0_, columns_;
     const int8_t *block_[2];

@@ -64,6 +64,7 @@ class int8_product {
   void run() const {
     for_each_range(groups_, static_cast<double>(height_ * in_.K) * 0.5, [&](int64_t first, int64_t end) {
       for (int64_t group = first; group < end; group++) fill_panel(group);
+      finish_.prepare_rows(first * height_, smaller(in_.rows, end * height_));
     });
     const int64_t pairs = ceil_div(in_.N, pair_columns);
     const double weights = static_cast<double>(pair_columns * in_.K);
@@ -154,7 +155,7 @@ void multiply_linear(const int8_linear_call *call) {
   }
   const int8_t *packed = packed_weight<L>(*call);
   const int8_operands operands{call->rows, call->K, call->N, call->CA, call->CA_stride, packed, call->scratch};
-  const dequantize_and_add<L> finish{*call, packed};
+  const dequantize_and_add<L> finish(*call, packed);
   int8_product<L, Kernel, dequantize_and_add<L>>(operands, finish).run();
 }
 

@@ -3,11 +3,12 @@
 //              registers. Bound by reading the weights.
 //   many rows  strips of 2 × width weight rows packed as float32 [k][column] into the thread's workspace, tiles of `panel_rows` rows of x
 //              by one strip in registers. Bound by fused multiply-adds.
-// Each output is summed in an order that depends on K and on which way is taken (the number of rows) alone.
+// Each output is summed in an order that depends on K and on which way is taken alone: the same for 1 row as in a batch of 23.
 #pragma once
 #include <stdint.h>
 
 #include "kernels.h"
+#include "pool.h"
 #include "tasks.h"
 #include "unroll.h"
 
@@ -26,54 +27,53 @@ typename L::floats load_bias(const linear_call &call, int64_t n, int64_t columns
 template <class L, int dtype>
 struct row_dots {
   using floats = typename L::floats;
-  static constexpr int weight_rows = 4;  // streams read at once
+  static constexpr int weight_rows = 8;  // taken together; the next eight are prefetched meanwhile
+  static constexpr int64_t element = dtype == MS_FLOAT32 ? 4 : 2;
+
+  // Where a pass over the rows of x prefetches: at step k, element start + (k >> shift) of each of the next weight rows.
+  struct prefetch_share {
+    int64_t start;
+    int shift;
+  };
 
   // out[r][c] for R rows of x from t and C rows of the weight from n.
   template <int R, int C>
-  static void tile(const linear_call &call, int64_t t, int64_t n) {
-    // A single row gets two sums for each output, to cover the latency of the multiply-add.
-    constexpr int chains = R == 1 ? 2 : 1;
-    floats sums[chains][R][C];
-    unroll<chains>([&](auto i) { unroll<R>([&](auto r) { unroll<C>([&](auto c) { sums[i][r][c] = L::zero(); }); }); });
-    const auto step = [&](auto chain, const auto &load_x, const auto &load_weight) {
+  static void tile(const linear_call &call, int64_t t, int64_t n, const prefetch_share &share) {
+    floats sums[R][C];
+    unroll<R>([&](auto r) { unroll<C>([&](auto c) { sums[r][c] = L::zero(); }); });
+    const char *next = static_cast<const char *>(call.weight) + ((n + weight_rows) * call.weight_stride + share.start) * element;
+    const auto step = [&](const auto &load_x, const auto &load_weight) {
       floats w[C];
       unroll<C>([&](auto c) { w[c] = load_weight((n + c) * call.weight_stride); });
       unroll<R>([&](auto r) {
         const floats x = load_x(call.x + (t + r) * call.x_stride);
-        unroll<C>([&](auto c) { sums[chain][r][c] = L::fmadd(x, w[c], sums[chain][r][c]); });
+        unroll<C>([&](auto c) { sums[r][c] = L::fmadd(x, w[c], sums[r][c]); });
       });
     };
     int64_t k = 0;
-    for (; k + chains * L::width <= call.K; k += chains * L::width) {
-      unroll<chains>([&](auto chain) {
-        const int64_t at = k + chain * L::width;
-        step(
-            chain, [&](const float *x) { return L::load(x + at); },
-            [&](int64_t row) { return L::template load_as<dtype>(call.weight, row + at); });
-      });
+    for (; k + L::width <= call.K; k += L::width) {
+      unroll<C>([&](auto c) { __builtin_prefetch(next + (c * call.weight_stride + (k >> share.shift)) * element); });
+      step([&](const float *x) { return L::load(x + k); },
+           [&](int64_t row) { return L::template load_as<dtype>(call.weight, row + k); });
     }
-    for (; k < call.K; k += L::width) {
-      const int64_t count = smaller(L::width, call.K - k);
-      step(
-          std::integral_constant<int, 0>{}, [&](const float *x) { return L::load_partial(x + k, count); },
-          [&](int64_t row) { return L::template load_as_partial<dtype>(call.weight, row + k, count); });
+    if (k < call.K) {
+      step([&](const float *x) { return L::load_partial(x + k, call.K - k); },
+           [&](int64_t row) { return L::template load_as_partial<dtype>(call.weight, row + k, call.K - k); });
     }
     unroll<R>([&](auto r) {
-      unroll<C>([&](auto c) {
-        unroll<chains - 1>([&](auto i) { sums[0][r][c] = L::add(sums[0][r][c], sums[i + 1][r][c]); });
-        call.out[(t + r) * call.out_stride + n + c] = L::sum(sums[0][r][c]);
-      });
+      unroll<C>([&](auto c) { call.out[(t + r) * call.out_stride + n + c] = L::sum(sums[r][c]); });
     });
   }
 
+  // All rows of x × C rows of the weight.
   template <int C>
   static void all_rows(const linear_call &call, int64_t n) {
     constexpr int R = L::width == 16 ? 4 : 2;
+    const int64_t passes = ceil_div(call.rows, R);
+    prefetch_share share{0, 63 - __builtin_clzll(static_cast<uint64_t>(passes))};
     int64_t t = 0;
-    if (call.rows > 1) {
-      for (; t + R <= call.rows; t += R) tile<R, C>(call, t, n);
-    }
-    for (; t < call.rows; t++) tile<1, C>(call, t, n);
+    for (; t + R <= call.rows; t += R, share.start += call.K >> share.shift) tile<R, C>(call, t, n, share);
+    for (; t < call.rows; t++) tile<1, C>(call, t, n, share);
   }
 
   static void add_bias(const linear_call &call, int64_t first, int64_t end) {
@@ -89,13 +89,19 @@ struct row_dots {
   }
 
   static void run(const linear_call &call) {
-    const int64_t element = dtype == MS_FLOAT32 ? 4 : 2;
     const double reading = static_cast<double>(call.K * element * weight_rows) / 10;
     const double computing = static_cast<double>(call.rows * call.K * weight_rows) / L::width;
     for_each_range(ceil_div(call.N, weight_rows), reading > computing ? reading : computing, [&](int64_t first, int64_t end) {
       int64_t n = first * weight_rows;
       const int64_t n_end = smaller(call.N, end * weight_rows);
-      for (; n + weight_rows <= n_end; n += weight_rows) all_rows<weight_rows>(call, n);
+      for (; n + weight_rows <= n_end; n += weight_rows) {
+        if (call.rows == 1) {  // eight sums, to cover the latency of the multiply-add
+          tile<1, weight_rows>(call, 0, n, {0, 0});
+        } else {
+          all_rows<weight_rows / 2>(call, n);
+          all_rows<weight_rows / 2>(call, n + weight_rows / 2);
+        }
+      }
       for (; n < n_end; n++) all_rows<1>(call, n);
       add_bias(call, first * weight_rows, n_end);
     });

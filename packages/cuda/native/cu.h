@@ -11,6 +11,8 @@ using CUdeviceptr = unsigned long long;
 using CUcontext = struct CUctx_st *;
 using CUstream = struct CUstream_st *;
 using CUevent = struct CUevent_st *;
+using CUmodule = struct CUmod_st *;
+using CUfunction = struct CUfunc_st *;
 using CUgraph = struct CUgraph_st *;
 using CUgraphExec = struct CUgraphExec_st *;
 
@@ -25,6 +27,7 @@ using CUgraphExec = struct CUgraphExec_st *;
   X(CUDA_ERROR_DEVICE_UNAVAILABLE, 46)         \
   X(CUDA_ERROR_NO_DEVICE, 100)                 \
   X(CUDA_ERROR_INVALID_DEVICE, 101)            \
+  X(CUDA_ERROR_INVALID_IMAGE, 200)             \
   X(CUDA_ERROR_INVALID_CONTEXT, 201)           \
   X(CUDA_ERROR_NO_BINARY_FOR_GPU, 209)         \
   X(CUDA_ERROR_ECC_UNCORRECTABLE, 214)         \
@@ -32,6 +35,7 @@ using CUgraphExec = struct CUgraphExec_st *;
   X(CUDA_ERROR_NVLINK_UNCORRECTABLE, 220)      \
   X(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, 222)   \
   X(CUDA_ERROR_INVALID_HANDLE, 400)            \
+  X(CUDA_ERROR_NOT_FOUND, 500)                 \
   X(CUDA_ERROR_NOT_READY, 600)                 \
   X(CUDA_ERROR_ILLEGAL_ADDRESS, 700)           \
   X(CUDA_ERROR_LAUNCH_TIMEOUT, 702)            \
@@ -63,6 +67,7 @@ enum CUdevice_attribute : unsigned int {
   CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
   CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
 };
+enum CUfunction_attribute : unsigned int { CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8 };
 enum CUstreamCaptureMode : unsigned int { CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1 };
 enum CUstream_flags : unsigned int { CU_STREAM_NON_BLOCKING = 1 };
 enum CUevent_flags : unsigned int { CU_EVENT_DISABLE_TIMING = 2 };

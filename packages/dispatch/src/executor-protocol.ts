@@ -20,6 +20,13 @@ export type LoadInstruction =
   /** From a tensor in memory, of the same dtype; int8 is packed. */
   | { kind: 'memory'; tensor: TensorId; buffer: BufferId; byteOffset: number };
 
+/** Where a weight goes in a checkpoint file. */
+export interface SaveInstruction {
+  tensor: TensorId;
+  file: string;
+  offset: number;
+}
+
 export interface SamplerSizes {
   sequences: number;
   maxSeqLen: number;

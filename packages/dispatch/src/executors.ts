@@ -13,6 +13,7 @@ import type {
   LoadInstruction,
   OpenedExecutor,
   SamplerSizes,
+  SaveInstruction,
   ServeRequest,
 } from './executor-protocol.js';
 import { STEPS_IN_FLIGHT } from './memory-plan.js';
@@ -104,6 +105,11 @@ export class Executors {
       this.#listener = () => {};
       this.#control.reset();
     }
+  }
+
+  /** Every device writes its weights into files that stand already. */
+  async save(instructions: ReadonlyMap<DeviceName, readonly SaveInstruction[]>): Promise<void> {
+    await this.#all((device) => instructions.get(device) ?? [], 'save');
   }
 
   /**

@@ -69,7 +69,7 @@ function runInstruction(executor: DeviceExecutor, instruction: LoadInstruction, 
 }
 
 /** Rows and columns of a tensor as the loader sees it: 1-D is one row. */
-function matrixShape(shape: readonly number[]): [number, number] {
+export function matrixShape(shape: readonly number[]): [number, number] {
   if (shape.length <= 1) return [1, shape[0] ?? 1];
   return [shape[0] as number, shape.slice(1).reduce((a, b) => a * b, 1)];
 }
@@ -79,7 +79,7 @@ function words(executor: DeviceExecutor, id: TensorId): Float64Array {
 }
 
 /** A whole buffer as a [rows, columns] tensor. */
-function tensorWords(buffer: number, { dims, dtype, layout }: Pick<ProgramTensor, 'dims' | 'dtype' | 'layout'>): Float64Array {
+export function tensorWords(buffer: number, { dims, dtype, layout }: Pick<ProgramTensor, 'dims' | 'dtype' | 'layout'>): Float64Array {
   const shape = matrixShape(dims as readonly number[]);
   const encoded = new Float64Array(TENSOR_WORDS);
   encoded.set([buffer, 0, DTYPES[dtype].code, layout === 'packed_int8' ? 1 : 0, 2, ...shape]);

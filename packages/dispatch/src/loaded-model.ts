@@ -12,6 +12,7 @@ import type { GeneratedPiece, GenerateOptions, Prompt } from './options.js';
 import type { DevicePlan } from './plan.js';
 import type { RecordedModel } from './plan-device-map.js';
 import type { PlannedProgram } from './plan-program.js';
+import { type SaveOptions, saveModel } from './save-checkpoint.js';
 import type { ModelTokenizer } from './tokenizer.js';
 
 interface Parts {
@@ -38,10 +39,14 @@ export class LoadedModel implements GenerationHost {
   /** Free blocks of the KV cache. */
   readonly blocks: BlockAllocator;
   chat: ChatCache | null = null;
+  readonly #source: ModelSource;
+  readonly #planned: PlannedProgram;
   #queue: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
   constructor({ source, recorded, planned, executors, tokenizer, generationDefaults }: Parts) {
+    this.#source = source;
+    this.#planned = planned;
     this.plan = planned.plan;
     this.config = source.config;
     this.tokenizer = tokenizer;
@@ -111,6 +116,14 @@ export class LoadedModel implements GenerationHost {
         return { ...one, plannedBytes: weightsBytes + kvCacheBytes + activationsBytes + scratchBytes };
       });
     });
+  }
+
+  /**
+   * Writes the model as a Hugging Face folder: float, or 8 bits in bitsandbytes' layout as it was loaded. Throws ArgumentError (a folder that is not empty),
+   * CheckpointError (the disk); then nothing is left behind.
+   */
+  saveCheckpoint(folder: string, options: SaveOptions = {}): Promise<void> {
+    return this.#exclusive(() => saveModel(folder, this.#source, this.#planned, this.recorded.program, this.executors, options));
   }
 
   /** Stops what runs and frees every device. Idempotent. */

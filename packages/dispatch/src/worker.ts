@@ -3,9 +3,10 @@ import '@metashard/cpu';
 import '@metashard/cuda';
 import { DisposedError, native, toPlainError } from '@metashard/core';
 import { DeviceExecutor } from './device-executor.js';
-import type { ExecutorMessage, ExecutorSetup, ExecutorStats, Inbox, LoadInstruction, OpenedExecutor, ServeRequest } from './executor-protocol.js';
+import type { ExecutorMessage, ExecutorSetup, ExecutorStats, Inbox, LoadInstruction, OpenedExecutor, SaveInstruction, ServeRequest } from './executor-protocol.js';
 import { loadWeights } from './load-weights.js';
 import { Control } from './ring.js';
+import { saveWeights } from './save-weights.js';
 import { ServeLoop } from './serve.js';
 
 let executor: DeviceExecutor | null = null;
@@ -47,6 +48,8 @@ export const load = plainly((instructions: readonly LoadInstruction[]): void => 
   );
   setup.port.postMessage({ type: 'done' } satisfies ExecutorMessage);
 });
+
+export const save = plainly((instructions: readonly SaveInstruction[]): void => saveWeights(current(), instructions));
 
 /** A failure stops every other worker before it is reported. */
 export const serve = plainly((request: ServeRequest): void => {

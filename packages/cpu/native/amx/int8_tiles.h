@@ -32,6 +32,7 @@ class tile_product {
   void run() const {
     for_each_range(row_tiles_, static_cast<double>(in_.K) * 4, [&](int64_t first, int64_t end) {
       for (int64_t tile = first; tile < end; tile++) fill_row_tile(tile);
+      finish_.prepare_rows(first * block_rows, smaller(in_.rows, end * block_rows));
     });
     const int64_t pairs = ceil_div(in_.N, pair_columns);
     const double weights = static_cast<double>(pair_columns * in_.K);
@@ -50,7 +51,7 @@ class tile_product {
   static constexpr int64_t depth_tiles = 8;
   static constexpr int64_t sums_stride = pair_columns * 4;
   static constexpr double products_per_cycle = 800;
-  static_assert(row_block_tiles * block_rows * sums_stride <= THREAD_WORKSPACE_BYTES);
+  static_assert(row_block_tiles * block_rows * sums_stride <= tile_sums_bytes);
 
   // One depth of the weights of a pair of blocks, and the one that follows it.
   struct weight_depth {
@@ -157,7 +158,7 @@ template <class Tiles, class L>
 void multiply_linear_tiled(const int8_linear_call &call) {
   const int8_t *packed = packed_weight<L>(call);
   const int8_operands operands{call.rows, call.K, call.N, call.CA, call.CA_stride, packed, call.scratch};
-  const dequantize_and_add<L> finish{call, packed};
+  const dequantize_and_add<L> finish(call, packed);
   tile_product<Tiles, dequantize_and_add<L>>(operands, finish).run();
 }
 

@@ -48,6 +48,7 @@ SIMT_VECTORS(float, float2, float4, 16)
 #undef SIMT_VECTORS
 
 // ---- the runtime
+#pragma GCC visibility push(default)
 namespace simt {
 
 #define SIMT_CONSTANT __attribute__((const))  // the same whenever one thread asks, so the compiler may keep it
@@ -107,6 +108,7 @@ void copy_async_wait(int groups_left);
 [[noreturn]] void trap(const char *what);
 
 }  // namespace simt
+#pragma GCC visibility pop
 
 // ---- indices, barriers, warp operations
 #define threadIdx (simt::thread_index())

@@ -1,0 +1,320 @@
+/**
+ * What bench/ops.mjs times: for every op realistic sizes, its inputs in device memory, and what it cannot do faster than. Correctness of the ops is the
+ * test's case table (test/op-cases.ts), whose sizes are too small to time.
+ *
+ * A row is { name, op, build(stage), operations?, unit?, bytes?, floor? }: `operations` counts multiplications and additions, `unit` says which peak they
+ * are held to (int8 or float), `bytes` what must pass from or to memory. `floor: false` where the tensors stay in the cache, so that memory's speed says
+ * nothing. `build` returns a list of alternatives (op calls one after another); runs take turns, so that weights come from memory and not from the cache.
+ */
+import {
+  ACTIVATION_KINDS,
+  DeviceContext,
+  DTYPES,
+  float32ToFloat16Bits,
+  KV_BLOCK_SIZE,
+  native,
+  opSignature,
+  packedInt8Bytes,
+  parseDevice,
+  rowMajorStrides,
+  specBytes,
+  TENSOR_WORDS,
+  uniformGenerator,
+} from 'metashard';
+
+/** Weights of all alternatives together: far more than any cache. */
+const ROTATED_BYTES = 600e6;
+const TABLE = 2 ** 20;
+const THRESHOLD = 6;
+
+const random = uniformGenerator(1);
+const normals = Float32Array.from({ length: TABLE }, () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()));
+
+/** Device memory of one row, its tensors and prepared op calls. `close` frees everything. */
+export class Stage {
+  #context = new DeviceContext(parseDevice('cpu'));
+
+  /** A dense tensor, or a packed int8 matrix. */
+  tensor(dims, dtype = 'float32', layout = 'strided') {
+    return { buffer: this.#context.alloc(Math.max(1, specBytes({ dims, dtype, layout }))), dims, dtype, layout };
+  }
+
+  /** float32 N(0, 1), other floats rounded from it, scaled. */
+  normal(dims, dtype = 'float32', scale = 1) {
+    const made = this.tensor(dims, dtype);
+    const count = dims.reduce((product, dim) => product * dim, 1);
+    const convert = { float32: (x) => x, float16: float32ToFloat16Bits, bfloat16: (x) => new Uint32Array(Float32Array.of(x).buffer)[0] >>> 16 }[dtype];
+    const table = dtype === 'float32' ? normals.map((x) => x * scale) : Uint16Array.from(normals, (x) => convert(x * scale));
+    for (let done = 0; done < count; done += TABLE) {
+      const part = table.subarray(0, Math.min(TABLE, count - done));
+      native().write(made.buffer, done * DTYPES[dtype].bytes, part);
+    }
+    return made;
+  }
+
+  ints(values, dims = [values.length]) {
+    const made = this.tensor(dims, 'int32');
+    native().write(made.buffer, 0, Int32Array.from(values));
+    return made;
+  }
+
+  floats(values, dims = [values.length]) {
+    const made = this.tensor(dims);
+    native().write(made.buffer, 0, Float32Array.from(values));
+    return made;
+  }
+
+  /** Activations [rows, K] with 7 of 4096 columns beyond the threshold of 6 in every row. */
+  activations(rows, K) {
+    const made = this.normal([rows, K], 'float32', 0.7);
+    for (let i = 0; i < outlierColumns(K); i++) {
+      const column = Math.floor(((i + 0.5) * K) / outlierColumns(K));
+      for (let row = 0; row < rows; row++) native().write(made.buffer, (row * K + column) * 4, Float32Array.of(row % 2 === 0 ? 9 : -8));
+    }
+    return made;
+  }
+
+  /** As many copies of `first` as make ROTATED_BYTES, itself among them. */
+  rotate(first, bytes = specBytes(first)) {
+    const copies = [first];
+    while (copies.length * bytes < ROTATED_BYTES) {
+      const copy = this.tensor(first.dims, first.dtype, first.layout);
+      native().copy(copy.buffer, 0, first.buffer, 0, specBytes(first));
+      copies.push(copy);
+    }
+    return copies;
+  }
+
+  /** A random int8 weight [N, K] with its scales, packed. */
+  int8Weight(N, K) {
+    const float = this.normal([N, K], 'float16', 0.02);
+    const [CB, SCB] = [this.tensor([N, K], 'int8', 'packed_int8'), this.tensor([N])];
+    this.call('quantize_weight', [float], [CB, SCB], [0])();
+    return { CB, SCB };
+  }
+
+  /** An op with everything encoded, as a function that runs it. */
+  call(op, inputs, outputs, attributes = []) {
+    const { code } = opSignature(op);
+    const [ins, outs, attrs] = [encode(inputs), encode(outputs), Float64Array.from(attributes)];
+    const scratchBytes = native().opScratch(this.#context.id, code, ins, outs, attrs);
+    const scratch = scratchBytes === 0 ? 0 : this.#context.alloc(scratchBytes);
+    const { id } = this.#context;
+    return () => native().callOp(id, code, ins, outs, attrs, scratch);
+  }
+
+  close() {
+    this.#context.close();
+  }
+}
+
+/** Planted in K features: 7 of 4096, at least one. */
+export const outlierColumns = (K) => Math.max(1, Math.round((7 * K) / 4096));
+
+function encode(tensors) {
+  const words = new Float64Array(tensors.length * TENSOR_WORDS);
+  for (const [i, tensor] of tensors.entries()) {
+    if (tensor === null) continue;
+    const { buffer, dims, dtype, layout } = tensor;
+    const at = i * TENSOR_WORDS;
+    words.set([buffer, 0, DTYPES[dtype].code, layout === 'packed_int8' ? 1 : 0, dims.length, ...dims], at);
+    words.set(rowMajorStrides(dims), at + 9);
+  }
+  return words;
+}
+
+const rows = [];
+const add = (op, name, row) => rows.push({ op, name, ...row });
+
+/** [N, K]: a small layer's, OPT-6.7B's attention and first MLP linear, Llama 1.1B's down projection. */
+const MATRICES = [
+  [1024, 1024],
+  [4096, 4096],
+  [16384, 4096],
+  [2048, 5632],
+];
+const ROWS = [1, 8, 512];
+
+function quantizeCall(stage, x) {
+  const [T, K] = x.dims;
+  const outputs = [stage.tensor([T, K], 'int8'), stage.tensor([T]), stage.tensor([K + 1], 'int32')];
+  return { outputs, quantize: stage.call('int8_quantize', [x], outputs, [THRESHOLD, 0]) };
+}
+
+for (const [N, K] of MATRICES) {
+  for (const T of ROWS) {
+    const size = { operations: 2 * T * N * K, unit: 'int8', bytes: packedInt8Bytes(N, K) + 4 * N, outliers: outlierColumns(K) };
+    const build = (alone) => (stage) => {
+      const x = stage.activations(T, K);
+      const { outputs, quantize } = quantizeCall(stage, x);
+      const { CB, SCB } = stage.int8Weight(N, K);
+      const out = stage.tensor([T, N]);
+      quantize();
+      return stage.rotate(CB).map((copy) => {
+        const linear = stage.call('int8_linear', [x, ...outputs, copy, SCB, null], [out], [THRESHOLD, 0]);
+        return alone ? [linear] : [quantize, linear];
+      });
+    };
+    add('int8_linear', `int8_linear ${N}×${K}, ${T} rows`, { ...size, build: build(true) });
+    add('int8_linear', `int8_quantize + int8_linear ${N}×${K}, ${T} rows`, { ...size, build: build(false) });
+  }
+}
+
+function addLinear(N, K, T, dtype) {
+  const bytes = N * K * DTYPES[dtype].bytes;
+  add('linear', `linear ${dtype} ${N}×${K}, ${T} rows`, {
+    operations: 2 * T * N * K,
+    unit: 'float',
+    bytes,
+    build: (stage) => {
+      const [x, out] = [stage.normal([T, K]), stage.tensor([T, N])];
+      return stage.rotate(stage.normal([N, K], dtype, 0.02), bytes).map((weight) => [stage.call('linear', [x, weight, null], [out])]);
+    },
+  });
+}
+for (const [N, K] of MATRICES) for (const T of ROWS) addLinear(N, K, T, 'float16');
+for (const dtype of ['float32', 'bfloat16']) for (const T of ROWS) addLinear(4096, 4096, T, dtype);
+for (const T of [1, 8]) addLinear(250880, 1024, T, 'float16');
+
+add('int8_matmul', 'int8_matmul 4096×4096, 512 rows', {
+  operations: 2 * 512 * 4096 * 4096,
+  unit: 'int8',
+  bytes: packedInt8Bytes(4096, 4096),
+  build: (stage) => {
+    const { outputs, quantize } = quantizeCall(stage, stage.normal([512, 4096]));
+    quantize();
+    const { CB } = stage.int8Weight(4096, 4096);
+    return [[stage.call('int8_matmul', [outputs[0], CB], [stage.tensor([512, 4096], 'int32')])]];
+  },
+});
+
+for (const T of ROWS) {
+  add('int8_quantize', `int8_quantize [${T}, 4096]`, {
+    bytes: T * 4096 * 5,
+    floor: false,
+    build: (stage) => [[quantizeCall(stage, stage.activations(T, 4096)).quantize]],
+  });
+}
+
+/** Llama 1.1B's heads and BLOOM-560M's, [heads, kv heads, head size, ALiBi]. */
+const HEADS = { llama: [32, 4, 64, false], bloom: [16, 16, 64, true] };
+
+function attentionCalls(stage, [N, KV, D, alibi], { sequences, queries, context }) {
+  const T = sequences * queries;
+  const blocks = Math.ceil(context / KV_BLOCK_SIZE);
+  const [q, k, v, out] = [stage.normal([T, N, D]), stage.normal([T, KV, D]), stage.normal([T, KV, D]), stage.tensor([T, N, D])];
+  const each = (value) => stage.ints(Array(sequences).fill(value));
+  const starts = stage.ints(Array.from({ length: sequences }, (_, s) => s * queries));
+  const tables = stage.ints(
+    Array.from({ length: sequences * blocks }, (_, i) => i),
+    [sequences, blocks],
+  );
+  const slopes = alibi ? stage.floats(Array.from({ length: N }, (_, h) => 2 ** (-(8 * (h + 1)) / N))) : null;
+  const cache = stage.normal([sequences * blocks, KV, KV_BLOCK_SIZE, D]);
+  return stage.rotate(cache, 2 * specBytes(cache)).map((keys) => {
+    const values = stage.tensor(keys.dims);
+    native().copy(values.buffer, 0, keys.buffer, 0, specBytes(keys));
+    const inputs = [q, k, v, keys, values, starts, each(queries), each(context), tables, slopes];
+    return [stage.call('attention', inputs, [out], [1 / Math.sqrt(D), 1, 0, 0])];
+  });
+}
+
+for (const [model, heads] of Object.entries(HEADS)) {
+  const [N, KV, D] = heads;
+  for (const [sequences, context] of [
+    [1, 2048],
+    [8, 512],
+  ]) {
+    add('attention', `attention ${model}, ${sequences} new tokens of ${sequences} sequences over ${context}`, {
+      operations: 4 * sequences * context * N * D,
+      unit: 'float',
+      bytes: sequences * context * KV * D * 8,
+      build: (stage) => attentionCalls(stage, heads, { sequences, queries: 1, context }),
+    });
+  }
+  add('attention', `attention ${model}, a prompt of 512`, {
+    operations: 2 * 512 * 513 * N * D,
+    unit: 'float',
+    bytes: 512 * D * (2 * N + 4 * KV) * 4,
+    build: (stage) => attentionCalls(stage, heads, { sequences: 1, queries: 512, context: 512 }).slice(0, 4),
+  });
+}
+
+for (const T of [1, 512]) {
+  const inCache = (bytes, build) => ({ bytes, floor: false, build: (stage) => [[build(stage)]] });
+  const H = 4096;
+  const norm = (op, bias) =>
+    inCache(T * H * 8, (s) => s.call(op, [s.normal([T, H]), s.normal([H], 'float16'), ...(bias ? [s.normal([H], 'float16')] : [])], [s.tensor([T, H])], [1e-5]));
+  add('layer_norm', `layer_norm [${T}, ${H}]`, norm('layer_norm', true));
+  add('rms_norm', `rms_norm [${T}, ${H}]`, norm('rms_norm', false));
+  for (const op of ['add', 'mul']) {
+    add(op, `${op} [${T}, ${H}]`, inCache(T * H * 12, (s) => s.call(op, [s.normal([T, H]), s.normal([T, H])], [s.tensor([T, H])])));
+  }
+  for (const kind of ['gelu_tanh', 'silu']) {
+    const build = (s) => s.call('activation', [s.normal([T, H])], [s.tensor([T, H])], [ACTIVATION_KINDS.indexOf(kind)]);
+    add('activation', `${kind} [${T}, ${H}]`, inCache(T * H * 8, build));
+  }
+  const rope = (s) => s.call('rope', [s.normal([T, 32, 64]), s.normal([T, 32]), s.normal([T, 32])], [s.tensor([T, 32, 64])], [0]);
+  add('rope', `rope [${T}, 32, 64]`, inCache(T * 2048 * 8, rope));
+  const positions = Array.from({ length: T }, (_, t) => t);
+  const table = (s) => s.call('rope_table', [s.ints(positions), s.normal([32])], [s.tensor([T, 32]), s.tensor([T, 32])], [1]);
+  add('rope_table', `rope_table [${T}, 32]`, inCache(T * 256, table));
+}
+add('select_rows', 'select_rows 8 of [512, 4096]', {
+  bytes: 8 * 4096 * 8,
+  floor: false,
+  build: (s) => [[s.call('select_rows', [s.normal([512, 4096]), s.ints([...Array(8).keys()].map((i) => i * 64))], [s.tensor([8, 4096])])]],
+});
+
+add('embedding', 'embedding float16 [250880, 1024], 512 ids', {
+  bytes: 512 * 1024 * 6,
+  build: (stage) => {
+    const [table, out] = [stage.normal([250880, 1024], 'float16'), stage.tensor([512, 1024])];
+    const ids = () => stage.ints(Array.from({ length: 512 }, () => Math.floor(random() * 250880)));
+    return Array.from({ length: 64 }, () => [stage.call('embedding', [ids(), table], [out])]);
+  },
+});
+
+for (const R of [1, 8]) {
+  const V = 250880;
+  add('argmax', `argmax [${R}, ${V}]`, {
+    bytes: R * V * 4,
+    floor: false,
+    build: (s) => [[s.call('argmax', [s.normal([R, V])], [s.tensor([R], 'int32')])]],
+  });
+  add('sample', `sample [${R}, ${V}], top_k 50, top_p 0.9`, {
+    bytes: R * V * 4,
+    floor: false,
+    build: (s) => {
+      const parameters = s.floats(Array(R).fill([0.8, 50, 0.9, 1]).flat(), [R, 4]);
+      const inputs = [s.normal([R, V]), parameters, s.floats(Array(R).fill(0.5)), s.ints(Array(R).fill(0), [R, 1]), s.ints(Array(R).fill(0))];
+      return [[s.call('sample', inputs, [s.tensor([R], 'int32')])]];
+    },
+  });
+}
+
+/** Of a weight as it is loaded or saved: [4096, 4096], out of the cache. */
+function addConversion(op, name, bytes, source, build) {
+  add(op, `${name} [4096, 4096]`, {
+    bytes,
+    build: (stage) => stage.rotate(source(stage)).map((weight) => [build(stage, weight)]),
+  });
+}
+const SQUARE = [4096, 4096];
+const COUNT = 4096 * 4096;
+const float16 = (stage) => stage.normal(SQUARE, 'float16', 0.02);
+const packed = (stage) => stage.int8Weight(4096, 4096).CB;
+addConversion('quantize_weight', 'quantize_weight float16 → packed int8', COUNT * 2, float16, (stage, weight) =>
+  stage.call('quantize_weight', [weight], [stage.tensor(SQUARE, 'int8', 'packed_int8'), stage.tensor([4096])], [0]),
+);
+addConversion('dequantize_weight', 'dequantize_weight packed int8 → float32', COUNT * 5, packed, (stage, CB) =>
+  stage.call('dequantize_weight', [CB, stage.normal([4096])], [stage.tensor(SQUARE)]),
+);
+addConversion('cast', 'cast float16 → float32', COUNT * 6, float16, (stage, weight) => stage.call('cast', [weight], [stage.tensor(SQUARE)]));
+addConversion('copy', 'copy float16', COUNT * 4, float16, (stage, weight) => stage.call('copy', [weight], [stage.tensor(SQUARE, 'float16')]));
+addConversion('unpack_int8', 'unpack_int8', COUNT * 2, packed, (stage, CB) => stage.call('unpack_int8', [CB], [stage.tensor(SQUARE, 'int8')]));
+addConversion('pack_int8', 'pack_int8', COUNT * 2, (stage) => stage.tensor(SQUARE, 'int8'), (stage, CB) =>
+  stage.call('pack_int8', [CB], [stage.tensor(SQUARE, 'int8', 'packed_int8')]),
+);
+
+export const OP_ROWS = rows;

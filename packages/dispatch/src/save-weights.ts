@@ -1,0 +1,65 @@
+/** Writes weights of one device into checkpoint files whose headers stand already: read back in windows, 8-bit ones unpacked to rows on the way. */
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { CheckpointError, DTYPES, guardNative, native, opSignature, packedInt8Bytes, type ProgramTensor } from '@metashard/core';
+import type { DeviceExecutor } from './device-executor.js';
+import type { SaveInstruction } from './executor-protocol.js';
+import { matrixShape, tensorWords } from './load-weights.js';
+
+const WINDOW_BYTES = 8 * 2 ** 20;
+/** Rows of a block of the packed layout: rows that start at a multiple of it can be unpacked by themselves. */
+const BLOCK_ROWS = 16;
+
+/** Throws CheckpointError naming the file when it cannot be written. */
+export function saveWeights(executor: DeviceExecutor, instructions: readonly SaveInstruction[]): void {
+  const files = new Map<string, number>();
+  try {
+    for (const instruction of instructions) {
+      const { file } = instruction;
+      const descriptor = files.get(file) ?? openSync(file, 'r+');
+      files.set(file, descriptor);
+      saveTensor(executor, instruction, descriptor);
+    }
+  } catch (error) {
+    if (error instanceof Error && 'syscall' in error) throw new CheckpointError(`save: ${error.message}`, { cause: error });
+    throw error;
+  } finally {
+    for (const descriptor of files.values()) closeSync(descriptor);
+  }
+}
+
+function saveTensor(executor: DeviceExecutor, { tensor, offset }: SaveInstruction, descriptor: number): void {
+  const spec = executor.setup.program.tensors[tensor] as ProgramTensor;
+  const [rows, columns] = matrixShape(spec.dims as readonly number[]);
+  const write = (bytes: Uint8Array, at: number): void => {
+    for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done, bytes.length - done, offset + at + done);
+  };
+  if (spec.layout === 'packed_int8') unpackRows(executor, executor.buffer(tensor), rows, columns, write);
+  else copyOut(executor, executor.buffer(tensor), rows * columns * DTYPES[spec.dtype].bytes, write);
+}
+
+function copyOut(executor: DeviceExecutor, buffer: number, bytes: number, write: (bytes: Uint8Array, at: number) => void): void {
+  for (let at = 0; at < bytes; at += WINDOW_BYTES) {
+    const window = new Uint8Array(Math.min(WINDOW_BYTES, bytes - at));
+    guardNative(executor.setup.device, 'read', () => native().read(buffer, at, window));
+    write(window, at);
+  }
+}
+
+/** Through the segment's scratch, which an int8 linear always has for at least 48 rows. */
+function unpackRows(executor: DeviceExecutor, buffer: number, rows: number, columns: number, write: (bytes: Uint8Array, at: number) => void): void {
+  const { context, setup, scratch } = executor;
+  const window = Math.min(WINDOW_BYTES, setup.scratchBytes);
+  const perWindow = Math.max(BLOCK_ROWS, Math.floor(window / Math.max(columns, 1) / BLOCK_ROWS) * BLOCK_ROWS);
+  for (let row = 0; row < rows; row += perWindow) {
+    const count = Math.min(perWindow, rows - row);
+    const packed = tensorWords(buffer, { dims: [count, columns], dtype: 'int8', layout: 'packed_int8' });
+    packed[1] = packedInt8Bytes(row, columns);
+    const dense = tensorWords(scratch, { dims: [count, columns], dtype: 'int8', layout: 'strided' });
+    const bytes = new Uint8Array(count * columns);
+    guardNative(setup.device, 'unpack_int8', () => {
+      native().callOp(context.id, opSignature('unpack_int8').code, packed, dense, new Float64Array(0), 0);
+      native().read(scratch, 0, bytes);
+    });
+    write(bytes, row * columns);
+  }
+}
