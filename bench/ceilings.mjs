@@ -16,7 +16,8 @@ function build(folder) {
   mkdirSync(folder, { recursive: true });
   const compiler = process.env.CXX ?? 'c++';
   const { status, stderr, error } = spawnSync(compiler, [...FLAGS, SOURCE, '-o', program], { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`ceilings: expected ${compiler} to compile ${SOURCE}, got ${error?.message ?? stderr}`);
+  if (status !== 0)
+    throw new Error(`ceilings: expected ${compiler} to compile ${SOURCE}, got ${error?.message ?? stderr}`);
   return program;
 }
 

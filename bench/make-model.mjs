@@ -7,7 +7,17 @@
  *
  * CONFIG: bloom-560m, bloom-1b7, llama-1b1 or the path of a config.json. --outliers counts features per 4096 of the norm's width.
  */
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync, writeSync, writevSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+  writeSync,
+  writevSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -58,7 +68,8 @@ function describeTensors(raw, outliers) {
       const { shape } = parameter;
       const kind = name === 'bias' ? 'zeros' : isNorm ? 'norm' : 'normal';
       const inBlock = path.startsWith(`${architecture.blocksPath}.`);
-      const planted = kind === 'norm' && inBlock ? Math.max(outliers > 0 ? 1 : 0, Math.round((outliers * shape[0]) / 4096)) : 0;
+      const planted =
+        kind === 'norm' && inBlock ? Math.max(outliers > 0 ? 1 : 0, Math.round((outliers * shape[0]) / 4096)) : 0;
       tensors.push({ name: `${path}.${name}`, shape, nbytes: parameter.numel * 2, kind, planted });
     }
   }
@@ -84,7 +95,8 @@ function writeShards(out, tensors, seed) {
   const random = uniformGenerator(seed);
   const table = normalTable(random);
   const shards = splitShards(tensors);
-  const fileOf = (i) => (shards.length === 1 ? 'model.safetensors' : `model-${pad(i + 1)}-of-${pad(shards.length)}.safetensors`);
+  const fileOf = (i) =>
+    shards.length === 1 ? 'model.safetensors' : `model-${pad(i + 1)}-of-${pad(shards.length)}.safetensors`;
   for (const [i, shard] of shards.entries()) {
     const temporary = join(out, `${fileOf(i)}.tmp`);
     writeShard(temporary, shard, table, random);
@@ -138,7 +150,8 @@ function writeNormal(file, count, table, random) {
     }
     const bytes = pieces.reduce((sum, piece) => sum + piece.byteLength, 0);
     const written = writevSync(file, pieces);
-    if (written !== bytes) throw new Error(`make-model: expected to write ${bytes} bytes, got ${written}: is the disk full?`);
+    if (written !== bytes)
+      throw new Error(`make-model: expected to write ${bytes} bytes, got ${written}: is the disk full?`);
   }
 }
 
@@ -164,7 +177,9 @@ function normalTable(random) {
 export function readConfig(nameOrFile) {
   if (Object.hasOwn(MODEL_CONFIGS, nameOrFile)) return MODEL_CONFIGS[nameOrFile];
   if (existsSync(nameOrFile)) return JSON.parse(readFileSync(nameOrFile, 'utf8'));
-  throw new Error(`config: expected ${Object.keys(MODEL_CONFIGS).join(', ')} or the path of a config.json, got ${nameOrFile}`);
+  throw new Error(
+    `config: expected ${Object.keys(MODEL_CONFIGS).join(', ')} or the path of a config.json, got ${nameOrFile}`,
+  );
 }
 
 function main() {
@@ -181,8 +196,12 @@ function main() {
   const made = makeModel(readConfig(config), out, { seed: Number(values.seed), outliers: Number(values.outliers) });
   const seconds = (performance.now() - started) / 1e3;
   const millions = (made.parameters / 1e6).toFixed(1);
-  const rate = made.made ? `written in ${seconds.toFixed(1)} s (${(made.bytes / 1e6 / seconds).toFixed(0)} MB/s)` : 'was there already';
-  console.log(`${out}: ${millions} M parameters, ${(made.bytes / 1e9).toFixed(2)} GB, ${made.outlierColumns} outlier columns a norm, ${rate}`);
+  const rate = made.made
+    ? `written in ${seconds.toFixed(1)} s (${(made.bytes / 1e6 / seconds).toFixed(0)} MB/s)`
+    : 'was there already';
+  console.log(
+    `${out}: ${millions} M parameters, ${(made.bytes / 1e9).toFixed(2)} GB, ${made.outlierColumns} outlier columns a norm, ${rate}`,
+  );
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) main();

@@ -28,7 +28,10 @@ const TABLE = 2 ** 20;
 const THRESHOLD = 6;
 
 const random = uniformGenerator(1);
-const normals = Float32Array.from({ length: TABLE }, () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()));
+const normals = Float32Array.from(
+  { length: TABLE },
+  () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()),
+);
 
 /** Device memory of one row, its tensors and prepared op calls. `close` frees everything. */
 export class Stage {
@@ -43,8 +46,13 @@ export class Stage {
   normal(dims, dtype = 'float32', scale = 1) {
     const made = this.tensor(dims, dtype);
     const count = dims.reduce((product, dim) => product * dim, 1);
-    const convert = { float32: (x) => x, float16: float32ToFloat16Bits, bfloat16: (x) => new Uint32Array(Float32Array.of(x).buffer)[0] >>> 16 }[dtype];
-    const table = dtype === 'float32' ? normals.map((x) => x * scale) : Uint16Array.from(normals, (x) => convert(x * scale));
+    const convert = {
+      float32: (x) => x,
+      float16: float32ToFloat16Bits,
+      bfloat16: (x) => new Uint32Array(Float32Array.of(x).buffer)[0] >>> 16,
+    }[dtype];
+    const table =
+      dtype === 'float32' ? normals.map((x) => x * scale) : Uint16Array.from(normals, (x) => convert(x * scale));
     for (let done = 0; done < count; done += TABLE) {
       const part = table.subarray(0, Math.min(TABLE, count - done));
       native().write(made.buffer, done * DTYPES[dtype].bytes, part);
@@ -69,7 +77,8 @@ export class Stage {
     const made = this.normal([rows, K], 'float32', 0.7);
     for (let i = 0; i < outlierColumns(K); i++) {
       const column = Math.floor(((i + 0.5) * K) / outlierColumns(K));
-      for (let row = 0; row < rows; row++) native().write(made.buffer, (row * K + column) * 4, Float32Array.of(row % 2 === 0 ? 9 : -8));
+      for (let row = 0; row < rows; row++)
+        native().write(made.buffer, (row * K + column) * 4, Float32Array.of(row % 2 === 0 ? 9 : -8));
     }
     return made;
   }
@@ -143,7 +152,12 @@ function quantizeCall(stage, x) {
 
 for (const [N, K] of MATRICES) {
   for (const T of ROWS) {
-    const size = { operations: 2 * T * N * K, unit: 'int8', bytes: packedInt8Bytes(N, K) + 4 * N, outliers: outlierColumns(K) };
+    const size = {
+      operations: 2 * T * N * K,
+      unit: 'int8',
+      bytes: packedInt8Bytes(N, K) + 4 * N,
+      outliers: outlierColumns(K),
+    };
     const build = (alone) => (stage) => {
       const x = stage.activations(T, K);
       const { outputs, quantize } = quantizeCall(stage, x);
@@ -168,7 +182,9 @@ function addLinear(N, K, T, dtype) {
     bytes,
     build: (stage) => {
       const [x, out] = [stage.normal([T, K]), stage.tensor([T, N])];
-      return stage.rotate(stage.normal([N, K], dtype, 0.02), bytes).map((weight) => [stage.call('linear', [x, weight, null], [out])]);
+      return stage
+        .rotate(stage.normal([N, K], dtype, 0.02), bytes)
+        .map((weight) => [stage.call('linear', [x, weight, null], [out])]);
     },
   });
 }
@@ -202,7 +218,12 @@ const HEADS = { llama: [32, 4, 64, false], bloom: [16, 16, 64, true] };
 function attentionCalls(stage, [N, KV, D, alibi], { sequences, queries, context }) {
   const T = sequences * queries;
   const blocks = Math.ceil(context / KV_BLOCK_SIZE);
-  const [q, k, v, out] = [stage.normal([T, N, D]), stage.normal([T, KV, D]), stage.normal([T, KV, D]), stage.tensor([T, N, D])];
+  const [q, k, v, out] = [
+    stage.normal([T, N, D]),
+    stage.normal([T, KV, D]),
+    stage.normal([T, KV, D]),
+    stage.tensor([T, N, D]),
+  ];
   const each = (value) => stage.ints(Array(sequences).fill(value));
   const starts = stage.ints(Array.from({ length: sequences }, (_, s) => s * queries));
   const tables = stage.ints(
@@ -244,26 +265,47 @@ for (const T of [1, 512]) {
   const inCache = (bytes, build) => ({ bytes, floor: false, build: (stage) => [[build(stage)]] });
   const H = 4096;
   const norm = (op, bias) =>
-    inCache(T * H * 8, (s) => s.call(op, [s.normal([T, H]), s.normal([H], 'float16'), ...(bias ? [s.normal([H], 'float16')] : [])], [s.tensor([T, H])], [1e-5]));
+    inCache(T * H * 8, (s) =>
+      s.call(
+        op,
+        [s.normal([T, H]), s.normal([H], 'float16'), ...(bias ? [s.normal([H], 'float16')] : [])],
+        [s.tensor([T, H])],
+        [1e-5],
+      ),
+    );
   add('layer_norm', `layer_norm [${T}, ${H}]`, norm('layer_norm', true));
   add('rms_norm', `rms_norm [${T}, ${H}]`, norm('rms_norm', false));
   for (const op of ['add', 'mul']) {
-    add(op, `${op} [${T}, ${H}]`, inCache(T * H * 12, (s) => s.call(op, [s.normal([T, H]), s.normal([T, H])], [s.tensor([T, H])])));
+    add(
+      op,
+      `${op} [${T}, ${H}]`,
+      inCache(T * H * 12, (s) => s.call(op, [s.normal([T, H]), s.normal([T, H])], [s.tensor([T, H])])),
+    );
   }
   for (const kind of ['gelu_tanh', 'silu']) {
     const build = (s) => s.call('activation', [s.normal([T, H])], [s.tensor([T, H])], [ACTIVATION_KINDS.indexOf(kind)]);
     add('activation', `${kind} [${T}, ${H}]`, inCache(T * H * 8, build));
   }
-  const rope = (s) => s.call('rope', [s.normal([T, 32, 64]), s.normal([T, 32]), s.normal([T, 32])], [s.tensor([T, 32, 64])], [0]);
+  const rope = (s) =>
+    s.call('rope', [s.normal([T, 32, 64]), s.normal([T, 32]), s.normal([T, 32])], [s.tensor([T, 32, 64])], [0]);
   add('rope', `rope [${T}, 32, 64]`, inCache(T * 2048 * 8, rope));
   const positions = Array.from({ length: T }, (_, t) => t);
-  const table = (s) => s.call('rope_table', [s.ints(positions), s.normal([32])], [s.tensor([T, 32]), s.tensor([T, 32])], [1]);
+  const table = (s) =>
+    s.call('rope_table', [s.ints(positions), s.normal([32])], [s.tensor([T, 32]), s.tensor([T, 32])], [1]);
   add('rope_table', `rope_table [${T}, 32]`, inCache(T * 256, table));
 }
 add('select_rows', 'select_rows 8 of [512, 4096]', {
   bytes: 8 * 4096 * 8,
   floor: false,
-  build: (s) => [[s.call('select_rows', [s.normal([512, 4096]), s.ints([...Array(8).keys()].map((i) => i * 64))], [s.tensor([8, 4096])])]],
+  build: (s) => [
+    [
+      s.call(
+        'select_rows',
+        [s.normal([512, 4096]), s.ints([...Array(8).keys()].map((i) => i * 64))],
+        [s.tensor([8, 4096])],
+      ),
+    ],
+  ],
 });
 
 add('embedding', 'embedding float16 [250880, 1024], 512 ids', {
@@ -287,7 +329,13 @@ for (const R of [1, 8]) {
     floor: false,
     build: (s) => {
       const parameters = s.floats(Array(R).fill([0.8, 50, 0.9, 1]).flat(), [R, 4]);
-      const inputs = [s.normal([R, V]), parameters, s.floats(Array(R).fill(0.5)), s.ints(Array(R).fill(0), [R, 1]), s.ints(Array(R).fill(0))];
+      const inputs = [
+        s.normal([R, V]),
+        parameters,
+        s.floats(Array(R).fill(0.5)),
+        s.ints(Array(R).fill(0), [R, 1]),
+        s.ints(Array(R).fill(0)),
+      ];
       return [[s.call('sample', inputs, [s.tensor([R], 'int32')])]];
     },
   });
@@ -310,11 +358,21 @@ addConversion('quantize_weight', 'quantize_weight float16 → packed int8', COUN
 addConversion('dequantize_weight', 'dequantize_weight packed int8 → float32', COUNT * 5, packed, (stage, CB) =>
   stage.call('dequantize_weight', [CB, stage.normal([4096])], [stage.tensor(SQUARE)]),
 );
-addConversion('cast', 'cast float16 → float32', COUNT * 6, float16, (stage, weight) => stage.call('cast', [weight], [stage.tensor(SQUARE)]));
-addConversion('copy', 'copy float16', COUNT * 4, float16, (stage, weight) => stage.call('copy', [weight], [stage.tensor(SQUARE, 'float16')]));
-addConversion('unpack_int8', 'unpack_int8', COUNT * 2, packed, (stage, CB) => stage.call('unpack_int8', [CB], [stage.tensor(SQUARE, 'int8')]));
-addConversion('pack_int8', 'pack_int8', COUNT * 2, (stage) => stage.tensor(SQUARE, 'int8'), (stage, CB) =>
-  stage.call('pack_int8', [CB], [stage.tensor(SQUARE, 'int8', 'packed_int8')]),
+addConversion('cast', 'cast float16 → float32', COUNT * 6, float16, (stage, weight) =>
+  stage.call('cast', [weight], [stage.tensor(SQUARE)]),
+);
+addConversion('copy', 'copy float16', COUNT * 4, float16, (stage, weight) =>
+  stage.call('copy', [weight], [stage.tensor(SQUARE, 'float16')]),
+);
+addConversion('unpack_int8', 'unpack_int8', COUNT * 2, packed, (stage, CB) =>
+  stage.call('unpack_int8', [CB], [stage.tensor(SQUARE, 'int8')]),
+);
+addConversion(
+  'pack_int8',
+  'pack_int8',
+  COUNT * 2,
+  (stage) => stage.tensor(SQUARE, 'int8'),
+  (stage, CB) => stage.call('pack_int8', [CB], [stage.tensor(SQUARE, 'int8', 'packed_int8')]),
 );
 
 export const OP_ROWS = rows;

@@ -111,8 +111,17 @@ async function main() {
   });
   const unmeasured = OP_NAMES.filter((op) => !OP_ROWS.some((row) => row.op === op));
   if (unmeasured.length > 0) throw new Error(`ops: expected a row for every op, got none for ${unmeasured.join(', ')}`);
-  const onRow = ({ name, ms, floorMs }) => console.error(`${name}: ${formatMicroseconds(ms)} µs${floorMs === null ? '' : `, ${(ms / floorMs).toFixed(2)} × its floor`}`);
-  const run = await runOps({ threads: Number(values.threads), time: Number(values.time), folder: values.folder, filter: positionals[0], onRow });
+  const onRow = ({ name, ms, floorMs }) =>
+    console.error(
+      `${name}: ${formatMicroseconds(ms)} µs${floorMs === null ? '' : `, ${(ms / floorMs).toFixed(2)} × its floor`}`,
+    );
+  const run = await runOps({
+    threads: Number(values.threads),
+    time: Number(values.time),
+    folder: values.folder,
+    filter: positionals[0],
+    onRow,
+  });
   console.log(values.json ? JSON.stringify(run, null, 2) : opsTable(run));
 }
 

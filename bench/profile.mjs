@@ -5,7 +5,7 @@
  *   node bench/profile.mjs MODEL [--phase prefill|decode|decode8] [--float] [--context 16] [--threads 2] [--reps 10]
  */
 import { parseArgs } from 'node:util';
-import { native } from 'metashard';
+import { findTiedParameters, native } from 'metashard';
 import { DeviceExecutor } from '../packages/dispatch/dist/device-executor.js';
 import { resolveDevices } from '../packages/dispatch/dist/devices.js';
 import { loadWeights } from '../packages/dispatch/dist/load-weights.js';
@@ -13,9 +13,8 @@ import { openModelSource } from '../packages/dispatch/dist/model-source.js';
 import { planRecorded, recordModel } from '../packages/dispatch/dist/plan-device-map.js';
 import { Control, Ring } from '../packages/dispatch/dist/ring.js';
 import { describeBatch } from '../packages/dispatch/dist/scheduler.js';
-import { slotWords, StepView, writeStep } from '../packages/dispatch/dist/step.js';
+import { StepView, slotWords, writeStep } from '../packages/dispatch/dist/step.js';
 import { findWeightSources, instructionsFor } from '../packages/dispatch/dist/weight-sources.js';
-import { findTiedParameters } from 'metashard';
 import { markdownTable } from './table.mjs';
 
 const BLOCK = 16;
@@ -62,7 +61,12 @@ async function openExecutor(folder, { float, maxSeqLen, maxBatchSize }) {
     tied: findTiedParameters(source.model),
     ignore: source.architecture.ignoredTensors,
   });
-  loadWeights(executor, instructionsFor(memory.weights, sources), () => {}, () => false);
+  loadWeights(
+    executor,
+    instructionsFor(memory.weights, sources),
+    () => {},
+    () => false,
+  );
   return { executor, program, words, open: executor.segments.get(0), blocksPerSequence: maxSeqLen / BLOCK };
 }
 
@@ -136,18 +140,28 @@ async function main() {
     },
   });
   if (positionals.length !== 1) {
-    console.error('usage: node bench/profile.mjs MODEL [--phase prefill|decode|decode8] [--float] [--context 48] [--threads 2] [--reps 10]');
+    console.error(
+      'usage: node bench/profile.mjs MODEL [--phase prefill|decode|decode8] [--float] [--context 48] [--threads 2] [--reps 10]',
+    );
     process.exit(2);
   }
   const opened = await openExecutor(positionals[0], { float: values.float, maxSeqLen: 1024, maxBatchSize: 8 });
   if (values.threads !== undefined) native().configureBackend('cpu', 'threads', values.threads);
   for (const phase of values.phase.split(',')) {
     const { sequences, length } = PHASES[phase];
-    const timed = timeOps(opened, stepOf(opened, sequences, length, length === 1 ? Number(values.context) : 0), Number(values.reps));
+    const timed = timeOps(
+      opened,
+      stepOf(opened, sequences, length, length === 1 ? Number(values.context) : 0),
+      Number(values.reps),
+    );
     const groups = groupOps(timed, opened.program);
     const sum = groups.reduce((total, { ms }) => total + ms, 0);
-    console.log(`\n${phase}: ${timed.whole.toFixed(2)} ms the step in one call, ${sum.toFixed(2)} ms its ${timed.ops.length} ops one by one\n`);
-    const rows = groups.slice(0, 20).map(({ key, calls, ms }) => [key, calls, ms.toFixed(3), `${((100 * ms) / sum).toFixed(1)} %`]);
+    console.log(
+      `\n${phase}: ${timed.whole.toFixed(2)} ms the step in one call, ${sum.toFixed(2)} ms its ${timed.ops.length} ops one by one\n`,
+    );
+    const rows = groups
+      .slice(0, 20)
+      .map(({ key, calls, ms }) => [key, calls, ms.toFixed(3), `${((100 * ms) / sum).toFixed(1)} %`]);
     console.log(markdownTable(['op', 'calls', 'ms', 'share'], rows));
   }
   opened.executor.close();

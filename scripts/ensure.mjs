@@ -16,13 +16,19 @@ function fail(sentence) {
 }
 
 function run(command, args) {
-  const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', process.stderr, process.stderr], env: { ...process.env, CI: process.env.CI ?? 'true' } });
-  if (error !== undefined || status !== 0) fail(`${[command, ...args].join(' ').slice(0, 200)} failed${error ? `: ${error.message}` : ''}`);
+  const { status, error } = spawnSync(command, args, {
+    cwd: root,
+    stdio: ['ignore', process.stderr, process.stderr],
+    env: { ...process.env, CI: process.env.CI ?? 'true' },
+  });
+  if (error !== undefined || status !== 0)
+    fail(`${[command, ...args].join(' ').slice(0, 200)} failed${error ? `: ${error.message}` : ''}`);
 }
 
 function checkMachine() {
   const [major, minor] = process.versions.node.split('.').map(Number);
-  if (major < 20 || (major === 20 && minor < 19)) fail(`Node ${process.versions.node} is too old: install Node 20.19 or later.`);
+  if (major < 20 || (major === 20 && minor < 19))
+    fail(`Node ${process.versions.node} is too old: install Node 20.19 or later.`);
   const glibc = process.report?.getReport().header.glibcVersionRuntime;
   if (process.platform !== 'linux' || process.arch !== 'x64' || glibc === undefined) {
     fail(`this version runs on Linux x86-64 with glibc; ${process.platform} ${process.arch} is not supported yet.`);
@@ -32,7 +38,8 @@ function checkMachine() {
 function checkCompilers() {
   const has = (command) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0;
   const compiler = process.env.CXX ?? 'c++';
-  if (!has(compiler) && !has('g++')) fail('a C++ compiler is missing: install g++ 12 or later (Debian, Ubuntu: apt-get install g++).');
+  if (!has(compiler) && !has('g++'))
+    fail('a C++ compiler is missing: install g++ 12 or later (Debian, Ubuntu: apt-get install g++).');
   if (!has('cmake')) fail('CMake is missing: install CMake 3.22 or later (Debian, Ubuntu: apt-get install cmake).');
 }
 
@@ -65,7 +72,9 @@ function once(name, want, outputs, step) {
 
 function install() {
   const { packageManager } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  const lock = createHash('sha256').update(readFileSync(join(root, 'pnpm-lock.yaml'))).digest('hex');
+  const lock = createHash('sha256')
+    .update(readFileSync(join(root, 'pnpm-lock.yaml')))
+    .digest('hex');
   once('install', `${lock} ${process.versions.modules}`, [join(root, 'node_modules/typescript')], () =>
     run('npx', ['--yes', packageManager.split('+')[0], 'install', '--frozen-lockfile', '--prefer-offline']),
   );
@@ -73,7 +82,11 @@ function install() {
 
 function buildNative(name) {
   const folder = join(root, 'packages', name);
-  const inputs = [join(folder, 'CMakeLists.txt'), ...filesBelow(join(folder, 'native')), ...filesBelow(join(root, 'packages/core/native/include'))];
+  const inputs = [
+    join(folder, 'CMakeLists.txt'),
+    ...filesBelow(join(folder, 'native')),
+    ...filesBelow(join(root, 'packages/core/native/include')),
+  ];
   const output = join(folder, 'build/Release', name === 'core' ? 'metashard_core.node' : `metashard_${name}.so`);
   once(`native-${name}`, fingerprint(inputs), [output], () => {
     checkCompilers();

@@ -2,7 +2,20 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ArgumentError, dispatchModel, F, initEmptyWeights, loadCheckpointAndDispatch, nn, randn, replaceLinear, ShapeError, saveSafetensors, type Tensor, tensor } from 'metashard';
+import {
+  ArgumentError,
+  dispatchModel,
+  F,
+  initEmptyWeights,
+  loadCheckpointAndDispatch,
+  nn,
+  randn,
+  replaceLinear,
+  ShapeError,
+  saveSafetensors,
+  type Tensor,
+  tensor,
+} from 'metashard';
 import { describe, expect, it } from 'vitest';
 import { relativeError } from './golden-models.js';
 
@@ -24,7 +37,12 @@ describe('dispatchModel', () => {
   it('runs over two devices as it runs eagerly, bit for bit', async () => {
     const module = stack();
     const x = randn([9, 48], { seed: 3 });
-    const dispatched = await dispatchModel(module, { devices, deviceMap: { '0': 'cpu:0', '1': 'cpu:1', '2': 'cpu:0' }, inputs, maxSeqLen: 16 });
+    const dispatched = await dispatchModel(module, {
+      devices,
+      deviceMap: { '0': 'cpu:0', '1': 'cpu:1', '2': 'cpu:0' },
+      inputs,
+      maxSeqLen: 16,
+    });
     expect(dispatched.plan.segments.map((one) => one.device)).toEqual(['cpu:0', 'cpu:1', 'cpu:0']);
     const got = await dispatched.forward({ x });
     expect(got.shape).toEqual([9, 10]);
@@ -60,12 +78,19 @@ describe('dispatchModel', () => {
     const folder = await mkdtemp(join(tmpdir(), 'metashard-'));
     const module = stack();
     await saveSafetensors(join(folder, 'model.safetensors'), module.stateDict());
-    const dispatched = await loadCheckpointAndDispatch(initEmptyWeights(stack), folder, { devices, deviceMap: 'balanced', inputs, maxSeqLen: 8 });
+    const dispatched = await loadCheckpointAndDispatch(initEmptyWeights(stack), folder, {
+      devices,
+      deviceMap: 'balanced',
+      inputs,
+      maxSeqLen: 8,
+    });
     const x = randn([8, 48], { seed: 5 });
     expect((await dispatched.forward({ x })).toFloat32Array()).toEqual((module.forward(x) as Tensor).toFloat32Array());
     await dispatched.dispose();
     const other = initEmptyWeights(() => new nn.Sequential([new Gate(), new nn.Linear(48, 10)]));
-    await expect(loadCheckpointAndDispatch(other, folder, { devices, inputs })).rejects.toMatchObject({ code: 'checkpoint_mismatch' });
+    await expect(loadCheckpointAndDispatch(other, folder, { devices, inputs })).rejects.toMatchObject({
+      code: 'checkpoint_mismatch',
+    });
     await rm(folder, { recursive: true });
   });
 });

@@ -1,13 +1,33 @@
 /** How devices work together: threads, batches, block tables, memory, failures, aborts. On the shipped story model. */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { ContextLengthError, DeviceMapError, type GeneratedPiece, InsufficientMemoryError, type LoadedModel, type LoadModelOptions, loadModel, MetashardError, native, OPS, OutOfMemoryError } from 'metashard';
+import {
+  ContextLengthError,
+  DeviceMapError,
+  type GeneratedPiece,
+  InsufficientMemoryError,
+  type LoadedModel,
+  type LoadModelOptions,
+  loadModel,
+  MetashardError,
+  native,
+  OPS,
+  OutOfMemoryError,
+} from 'metashard';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { SHIPPED } from './golden-models.js';
 
 const FOLDER = `${SHIPPED}bloom-stories`;
-const OPTIONS: LoadModelOptions = { devices: ['cpu:0', 'cpu:1'], deviceMap: 'balanced', loadIn8bit: true, maxSeqLen: 128, maxBatchSize: 8 };
+const OPTIONS: LoadModelOptions = {
+  devices: ['cpu:0', 'cpu:1'],
+  deviceMap: 'balanced',
+  loadIn8bit: true,
+  maxSeqLen: 128,
+  maxBatchSize: 8,
+};
 
-async function collect(pieces: AsyncIterable<GeneratedPiece>): Promise<{ ids: number[][]; text: string[]; last: GeneratedPiece[] }> {
+async function collect(
+  pieces: AsyncIterable<GeneratedPiece>,
+): Promise<{ ids: number[][]; text: string[]; last: GeneratedPiece[] }> {
   const result = { ids: [] as number[][], text: [] as string[], last: [] as GeneratedPiece[] };
   for await (const piece of pieces) {
     result.ids[piece.row] = [...(result.ids[piece.row] ?? []), ...piece.tokenIds];
@@ -32,7 +52,14 @@ describe('a model over two CPU devices', () => {
   });
 
   it('takes exactly what the plan promised, by kind', async () => {
-    await collect(model.generate(['Once upon a time', 'A dog'], { maxNewTokens: 20, doSample: true, seed: 1, repetitionPenalty: 1.2 }));
+    await collect(
+      model.generate(['Once upon a time', 'A dog'], {
+        maxNewTokens: 20,
+        doSample: true,
+        seed: 1,
+        repetitionPenalty: 1.2,
+      }),
+    );
     const prompt = Array.from({ length: 127 }, (_, i) => 3 + (i % 400));
     await model.forward({ inputIds: Array.from({ length: 8 }, () => prompt) }, { outputHiddenStates: true });
     for (const { device, peakBytes, plannedBytes, peak } of await model.stats()) {
@@ -68,12 +95,14 @@ describe('a model over two CPU devices', () => {
     const inputIds = [Array.from({ length: 70 }, (_, i) => 3 + i), Array.from({ length: 70 }, (_, i) => 200 + i)];
     const want = (await model.forward({ inputIds })).logits.toFloat32Array();
     const pieces: Float32Array[] = [];
-    for await (const piece of model.generate(inputIds[0] as number[], { maxNewTokens: 8, outputLogits: true })) pieces.push(piece.logits as Float32Array);
+    for await (const piece of model.generate(inputIds[0] as number[], { maxNewTokens: 8, outputLogits: true }))
+      pieces.push(piece.logits as Float32Array);
     for (const seed of [1, 2, 3]) {
       model.blocks.shuffle(seed);
       expect((await model.forward({ inputIds })).logits.toFloat32Array()).toEqual(want);
       let step = 0;
-      for await (const piece of model.generate(inputIds[0] as number[], { maxNewTokens: 8, outputLogits: true })) expect(piece.logits).toEqual(pieces[step++]);
+      for await (const piece of model.generate(inputIds[0] as number[], { maxNewTokens: 8, outputLogits: true }))
+        expect(piece.logits).toEqual(pieces[step++]);
     }
   });
 
@@ -88,15 +117,30 @@ describe('a model over two CPU devices', () => {
 
   it('samples the same text for the same seed, another for another', async () => {
     const tell = async (seed: number): Promise<string> =>
-      (await collect(model.generate('Once upon a time', { doSample: true, temperature: 1, topK: 50, topP: 0.95, seed, maxNewTokens: 40, ignoreEos: true }))).text[0] as string;
+      (
+        await collect(
+          model.generate('Once upon a time', {
+            doSample: true,
+            temperature: 1,
+            topK: 50,
+            topP: 0.95,
+            seed,
+            maxNewTokens: 40,
+            ignoreEos: true,
+          }),
+        )
+      ).text[0] as string;
     expect(await tell(7)).toBe(await tell(7));
     expect(await tell(7)).not.toBe(await tell(8));
   });
 
   it('stops at a stop string, wherever tokens are cut, and says so', async () => {
-    const whole = (await collect(model.generate('Once upon a time', { maxNewTokens: 60, ignoreEos: true }))).text[0] as string;
+    const whole = (await collect(model.generate('Once upon a time', { maxNewTokens: 60, ignoreEos: true })))
+      .text[0] as string;
     const stop = whole.slice(37, 45);
-    const { text, last } = await collect(model.generate('Once upon a time', { maxNewTokens: 60, ignoreEos: true, stop: ['no such text', stop] }));
+    const { text, last } = await collect(
+      model.generate('Once upon a time', { maxNewTokens: 60, ignoreEos: true, stop: ['no such text', stop] }),
+    );
     expect(text[0]).toBe(whole.slice(0, whole.indexOf(stop)));
     expect(last[0]?.finishReason).toBe('stop');
   });
@@ -113,7 +157,9 @@ describe('a model over two CPU devices', () => {
     await expect(collect(model.generate(long))).rejects.toThrow(ContextLengthError);
     await expect(collect(model.generate([1, 2], { maxNewTokens: 127 }))).rejects.toThrow(ContextLengthError);
     await expect(model.forward({ inputIds: [long] })).rejects.toThrow(ContextLengthError);
-    await expect(collect(model.generate(Array.from({ length: 9 }, () => [1])))).rejects.toThrow(/at most maxBatchSize 8/);
+    await expect(collect(model.generate(Array.from({ length: 9 }, () => [1])))).rejects.toThrow(
+      /at most maxBatchSize 8/,
+    );
     await expect(collect(model.generate([512]))).rejects.toThrow(/token ids from 0 to 511/);
     await expect(collect(model.generate([1], { temperature: -1 }))).rejects.toThrow(/temperature/);
     expect(linearCalls()).toBe(before);
@@ -123,7 +169,11 @@ describe('a model over two CPU devices', () => {
     const controller = new AbortController();
     let tokens = 0;
     let reason: string | undefined;
-    for await (const piece of model.generate('Once', { maxNewTokens: 120, ignoreEos: true, signal: controller.signal })) {
+    for await (const piece of model.generate('Once', {
+      maxNewTokens: 120,
+      ignoreEos: true,
+      signal: controller.signal,
+    })) {
       tokens += piece.tokenIds.length;
       reason = piece.finishReason;
       if (tokens === 5) controller.abort();
@@ -138,9 +188,12 @@ describe('a model over two CPU devices', () => {
   it('frees the cache when a caller leaves the loop early, and runs waiting calls one after another', async () => {
     const free = model.blocks.freeBlocks;
     const first = (async () => {
-      for await (const piece of model.generate('Once', { maxNewTokens: 100, ignoreEos: true })) if (piece.tokenIds.length > 0) break;
+      for await (const piece of model.generate('Once', { maxNewTokens: 100, ignoreEos: true }))
+        if (piece.tokenIds.length > 0) break;
     })();
-    const others = Promise.all(['A cat', 'A dog'].map((prompt) => collect(model.generate(prompt, { maxNewTokens: 5, ignoreEos: true }))));
+    const others = Promise.all(
+      ['A cat', 'A dog'].map((prompt) => collect(model.generate(prompt, { maxNewTokens: 5, ignoreEos: true }))),
+    );
     await first;
     for (const { ids } of await others) expect(ids[0]).toHaveLength(5);
     expect(model.blocks.freeBlocks).toBe(free);
@@ -156,14 +209,22 @@ describe('a model over two CPU devices', () => {
 
 describe('failures', () => {
   it('refuses a plan that does not fit before reading weights, naming device, need and offer', async () => {
-    const error = await loadModel(FOLDER, { ...OPTIONS, maxMemory: { 'cpu:0': '2MiB', 'cpu:1': '2MiB' } }).catch((thrown: unknown) => thrown);
+    const error = await loadModel(FOLDER, { ...OPTIONS, maxMemory: { 'cpu:0': '2MiB', 'cpu:1': '2MiB' } }).catch(
+      (thrown: unknown) => thrown,
+    );
     expect(error).toBeInstanceOf(InsufficientMemoryError);
-    expect((error as InsufficientMemoryError).details).toMatchObject({ device: expect.stringMatching(/^cpu:[01]$/), availableBytes: 2 * 2 ** 20 });
+    expect((error as InsufficientMemoryError).details).toMatchObject({
+      device: expect.stringMatching(/^cpu:[01]$/),
+      availableBytes: 2 * 2 ** 20,
+    });
   });
 
   it('refuses a map that names no module, leaves some out, or asks for disk', async () => {
     const load = (deviceMap: LoadModelOptions['deviceMap']) => loadModel(FOLDER, { ...OPTIONS, deviceMap });
-    await expect(load({ 'transformer.h.00': 'cpu:0', '': 'cpu:0' })).rejects.toMatchObject({ code: 'device_map_invalid', hint: expect.stringContaining('did you mean') });
+    await expect(load({ 'transformer.h.00': 'cpu:0', '': 'cpu:0' })).rejects.toMatchObject({
+      code: 'device_map_invalid',
+      hint: expect.stringContaining('did you mean'),
+    });
     await expect(load({ 'transformer.h': 'cpu:0' })).rejects.toThrow(DeviceMapError);
     await expect(load({ '': 'disk' })).rejects.toMatchObject({ code: 'offload_unsupported' });
     await expect(load({ '': 'cuda:0' })).rejects.toThrow(/expected one of the devices cpu:0, cpu:1/);
@@ -173,7 +234,14 @@ describe('failures', () => {
     const model = await loadModel(FOLDER, OPTIONS);
     const run = model.executors.run.bind(model.executors);
     // A step whose ids lie outside the vocabulary passes every check of the API; the embedding op on the first device refuses it.
-    const step = (await import('../packages/dispatch/dist/scheduler.js')).describeBatch(0, 1, [{ ids: Int32Array.of(5, 9999), cached: 0, blocks: Int32Array.of(0) }], 8, 'all', [0]);
+    const step = (await import('../packages/dispatch/dist/scheduler.js')).describeBatch(
+      0,
+      1,
+      [{ ids: Int32Array.of(5, 9999), cached: 0, blocks: Int32Array.of(0) }],
+      8,
+      'all',
+      [0],
+    );
     const error = await run({ steps: [step] }, () => {}).catch((thrown: unknown) => thrown);
     expect(MetashardError.isInstance(error)).toBe(true);
     expect((error as MetashardError).message).toMatch(/cpu:0.*embedding/);

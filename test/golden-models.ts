@@ -15,11 +15,18 @@ export interface Golden {
 export function readWhole(file: string): Golden['tensors'] {
   const bytes = readFileSync(file);
   const header = Number(bytes.readBigUInt64LE(0));
-  const entries = JSON.parse(bytes.subarray(8, 8 + header).toString()) as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
+  const entries = JSON.parse(bytes.subarray(8, 8 + header).toString()) as Record<
+    string,
+    { dtype: string; shape: number[]; data_offsets: [number, number] }
+  >;
   const tensors: Golden['tensors'] = new Map();
   for (const [name, { dtype, shape, data_offsets }] of Object.entries(entries)) {
     if (name === '__metadata__') continue;
-    const raw = Uint8Array.prototype.slice.call(bytes, 8 + header + data_offsets[0], 8 + header + data_offsets[1]).buffer;
+    const raw = Uint8Array.prototype.slice.call(
+      bytes,
+      8 + header + data_offsets[0],
+      8 + header + data_offsets[1],
+    ).buffer;
     if (dtype === 'F32') tensors.set(name, { shape, data: new Float32Array(raw) });
     else if (dtype === 'I64') tensors.set(name, { shape, data: Array.from(new BigInt64Array(raw), Number) });
   }

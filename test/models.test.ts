@@ -6,7 +6,11 @@ import { distance, floats, type Golden, readGolden, relativeError, rowsOf } from
 const NAMES = ['bloom', 'llama', 'mistral'] as const;
 const SIZES = { dtype: 'float32', maxSeqLen: 64, maxBatchSize: 2 } as const;
 
-async function withModel<T>(golden: Golden, options: LoadModelOptions, use: (model: LoadedModel) => Promise<T>): Promise<T> {
+async function withModel<T>(
+  golden: Golden,
+  options: LoadModelOptions,
+  use: (model: LoadedModel) => Promise<T>,
+): Promise<T> {
   const model = await loadModel(golden.folder, { devices: ['cpu'], ...SIZES, ...options });
   try {
     return await use(model);
@@ -16,11 +20,14 @@ async function withModel<T>(golden: Golden, options: LoadModelOptions, use: (mod
 }
 
 const logitsOf = async (model: LoadedModel, ids: number[][], attentionMask?: number[][]): Promise<Float32Array> =>
-  (await model.forward(attentionMask === undefined ? { inputIds: ids } : { inputIds: ids, attentionMask })).logits.toFloat32Array();
+  (
+    await model.forward(attentionMask === undefined ? { inputIds: ids } : { inputIds: ids, attentionMask })
+  ).logits.toFloat32Array();
 
 async function greedyTokens(model: LoadedModel, prompt: number[], count: number): Promise<number[]> {
   const ids: number[] = [];
-  for await (const piece of model.generate([prompt], { maxNewTokens: count, doSample: false, ignoreEos: true })) ids.push(...piece.tokenIds);
+  for await (const piece of model.generate([prompt], { maxNewTokens: count, doSample: false, ignoreEos: true }))
+    ids.push(...piece.tokenIds);
   return ids;
 }
 
@@ -45,11 +52,15 @@ describe.each(NAMES)('%s', (name) => {
       const got = await logitsOf(model, padded, mask);
       const V = model.config.vocabSize;
       const T = padded[0]?.length as number;
-      const last = Float32Array.from([...got.subarray((T - 1) * V, T * V), ...got.subarray((2 * T - 1) * V, 2 * T * V)]);
+      const last = Float32Array.from([
+        ...got.subarray((T - 1) * V, T * V),
+        ...got.subarray((2 * T - 1) * V, 2 * T * V),
+      ]);
       expect(distance(last, floats(golden, 'padded_logits_last'))).toBeLessThan(1e-4);
       for (const [b, row] of mask.entries()) {
         for (const [t, bit] of row.entries()) {
-          if (bit === 0) expect(got.subarray((b * T + t) * V, (b * T + t + 1) * V).every((value) => value === 0)).toBe(true);
+          if (bit === 0)
+            expect(got.subarray((b * T + t) * V, (b * T + t + 1) * V).every((value) => value === 0)).toBe(true);
         }
       }
     });
@@ -92,44 +103,68 @@ describe('device maps', () => {
   const devices = ['cpu:0', 'cpu:1', 'cpu:2'];
   const wholeBlocks: Record<string, DeviceMap | 'balanced'> = {
     'balanced over three': 'balanced',
-    'two devices': { '': 'cpu:0', 'transformer.h.1': 'cpu:1', 'transformer.h.2': 'cpu:1', 'transformer.ln_f': 'cpu:1', lm_head: 'cpu:1' },
+    'two devices': {
+      '': 'cpu:0',
+      'transformer.h.1': 'cpu:1',
+      'transformer.h.2': 'cpu:1',
+      'transformer.ln_f': 'cpu:1',
+      lm_head: 'cpu:1',
+    },
     'one device visited three times': { '': 'cpu:0', 'transformer.h.0': 'cpu:1', 'transformer.h.2': 'cpu:1' },
-    'a tied head that returns to the first device': { 'transformer.word_embeddings': 'cpu:0', transformer: 'cpu:1', lm_head: 'cpu:0' },
+    'a tied head that returns to the first device': {
+      'transformer.word_embeddings': 'cpu:0',
+      transformer: 'cpu:1',
+      lm_head: 'cpu:0',
+    },
     'a tied head left out of the map': { transformer: 'cpu:2' },
-    'backwards': { transformer: 'cpu:2', 'transformer.h.1': 'cpu:1', 'transformer.h.2': 'cpu:0', lm_head: 'cpu:0' },
+    backwards: { transformer: 'cpu:2', 'transformer.h.1': 'cpu:1', 'transformer.h.2': 'cpu:0', lm_head: 'cpu:0' },
   };
   const cutBlocks: Record<string, DeviceMap> = {
-    'attention and mlp apart': { '': 'cpu:0', 'transformer.h.0.mlp': 'cpu:1', 'transformer.h.1.self_attention': 'cpu:2' },
+    'attention and mlp apart': {
+      '': 'cpu:0',
+      'transformer.h.0.mlp': 'cpu:1',
+      'transformer.h.1.self_attention': 'cpu:2',
+    },
     'one linear elsewhere': { '': 'cpu:0', 'transformer.h.2.mlp.dense_4h_to_h': 'cpu:1' },
   };
 
   for (const loadIn8bit of [false, true]) {
     const reference = withModel(golden, { loadIn8bit }, (model) => logitsOf(model, ids));
-    it.each(Object.entries(wholeBlocks))(`%s, ${loadIn8bit ? 'int8' : 'float'}: the same bits as one device`, async (_, deviceMap) => {
-      const got = await withModel(golden, { devices, deviceMap, loadIn8bit }, (model) => logitsOf(model, ids));
-      expect(got).toEqual(await reference);
-    });
-    it.each(Object.entries(cutBlocks))(`%s, ${loadIn8bit ? 'int8' : 'float'}: within 1e-5 standard deviations`, async (_, deviceMap) => {
-      const got = await withModel(golden, { devices, deviceMap, loadIn8bit }, (model) => logitsOf(model, ids));
-      expect(distance(got, await reference)).toBeLessThan(1e-5);
-    });
+    it.each(Object.entries(wholeBlocks))(
+      `%s, ${loadIn8bit ? 'int8' : 'float'}: the same bits as one device`,
+      async (_, deviceMap) => {
+        const got = await withModel(golden, { devices, deviceMap, loadIn8bit }, (model) => logitsOf(model, ids));
+        expect(got).toEqual(await reference);
+      },
+    );
+    it.each(Object.entries(cutBlocks))(
+      `%s, ${loadIn8bit ? 'int8' : 'float'}: within 1e-5 standard deviations`,
+      async (_, deviceMap) => {
+        const got = await withModel(golden, { devices, deviceMap, loadIn8bit }, (model) => logitsOf(model, ids));
+        expect(distance(got, await reference)).toBeLessThan(1e-5);
+      },
+    );
   }
 
-  it.each(['llama', 'mistral'] as const)('%s over two and three devices: the same bits, and the same greedy text', async (name) => {
-    const other = readGolden(name);
-    const rows = rowsOf(other, 'input_ids');
-    const want = await withModel(other, {}, (model) => logitsOf(model, rows));
-    for (const count of [2, 3]) {
-      await withModel(other, { devices: devices.slice(0, count), deviceMap: 'balanced' }, async (model) => {
-        expect(await logitsOf(model, rows)).toEqual(want);
-        expect(await greedyTokens(model, rows[0] as number[], 8)).toEqual(other.greedy.slice(0, 8));
-      });
-    }
-  });
+  it.each(['llama', 'mistral'] as const)(
+    '%s over two and three devices: the same bits, and the same greedy text',
+    async (name) => {
+      const other = readGolden(name);
+      const rows = rowsOf(other, 'input_ids');
+      const want = await withModel(other, {}, (model) => logitsOf(model, rows));
+      for (const count of [2, 3]) {
+        await withModel(other, { devices: devices.slice(0, count), deviceMap: 'balanced' }, async (model) => {
+          expect(await logitsOf(model, rows)).toEqual(want);
+          expect(await greedyTokens(model, rows[0] as number[], 8)).toEqual(other.greedy.slice(0, 8));
+        });
+      }
+    },
+  );
 
   it('does not depend on the number of threads', async () => {
     const results = [];
-    for (const threads of [1, 2, 3]) results.push(await withModel(golden, { threads, loadIn8bit: true }, (model) => logitsOf(model, ids)));
+    for (const threads of [1, 2, 3])
+      results.push(await withModel(golden, { threads, loadIn8bit: true }, (model) => logitsOf(model, ids)));
     expect(results[1]).toEqual(results[0]);
     expect(results[2]).toEqual(results[0]);
   });

@@ -1,9 +1,29 @@
 /** Planning: pure, from a config alone. BLOOM-176B over eight devices, strategies against brute force, explicit maps, and planned bytes that follow the program. */
 import fc from 'fast-check';
-import { buildModel, DeviceMapError, F, InsufficientMemoryError, initEmptyWeights, loadModel, nn, planDeviceMap, planRecorded, type Program, recordModel, replaceLinear, type Tensor } from 'metashard';
+import {
+  buildModel,
+  DeviceMapError,
+  F,
+  InsufficientMemoryError,
+  initEmptyWeights,
+  loadModel,
+  nn,
+  type Program,
+  planDeviceMap,
+  planRecorded,
+  recordModel,
+  replaceLinear,
+  type Tensor,
+} from 'metashard';
 import { describe, expect, it } from 'vitest';
-import { balancedPartition, balancedLow0Partition, type Ranges, sequentialPartition, type Unit } from '../packages/dispatch/dist/partition.js';
 import { planArena } from '../packages/dispatch/dist/memory-plan.js';
+import {
+  balancedLow0Partition,
+  balancedPartition,
+  type Ranges,
+  sequentialPartition,
+  type Unit,
+} from '../packages/dispatch/dist/partition.js';
 import { ProgramFacts } from '../packages/dispatch/dist/program-facts.js';
 import { SHIPPED } from './golden-models.js';
 
@@ -18,7 +38,12 @@ const BLOOM_176B = {
   tie_word_embeddings: true,
 };
 const gpus = (count: number, bytes: number) =>
-  Array.from({ length: count }, (_, i) => ({ name: `cuda:${i}`, emulated: false, budgetBytes: bytes, reserveBytes: 0 }));
+  Array.from({ length: count }, (_, i) => ({
+    name: `cuda:${i}`,
+    emulated: false,
+    budgetBytes: bytes,
+    reserveBytes: 0,
+  }));
 
 describe('BLOOM-176B', () => {
   const { model } = buildModel(BLOOM_176B);
@@ -26,12 +51,17 @@ describe('BLOOM-176B', () => {
   const recorded = recordModel(model, { maxSeqLen: 2048 });
 
   it('has exactly 176,247,271,424 parameters', () => {
-    expect(buildModel(BLOOM_176B).model.parameters().reduce((sum, one) => sum + one.numel, 0)).toBe(176_247_271_424);
+    expect(
+      buildModel(BLOOM_176B)
+        .model.parameters()
+        .reduce((sum, one) => sum + one.numel, 0),
+    ).toBe(176_247_271_424);
   });
 
   it('is planned over eight devices with every byte counted', () => {
     const { plan } = planRecorded(recorded, gpus(8, 40 * 2 ** 30), { deviceMap: 'balanced', model: 'bloom' });
-    const sum = (pick: (device: (typeof plan.devices)[number]) => number): number => plan.devices.reduce((total, device) => total + pick(device), 0);
+    const sum = (pick: (device: (typeof plan.devices)[number]) => number): number =>
+      plan.devices.reduce((total, device) => total + pick(device), 0);
     // 2 · 70 layers · 14336 · 4 bytes (float32 cache) for each of 2048 tokens.
     expect(sum((device) => device.kvCacheBytes)).toBe(2 * 70 * 14336 * 4 * 2048);
     // int8 linears with float32 scales and int32 row sums, the rest in bfloat16, and the tied head once more on the last device.
@@ -42,7 +72,9 @@ describe('BLOOM-176B', () => {
     const total = sum((device) => device.weightsBytes);
     expect(total).toBeGreaterThanOrEqual(exact);
     expect(total).toBeLessThan(exact + 70 * 12 * 64 + 112 * 64 + 4096);
-    expect(plan.copies).toEqual([expect.objectContaining({ tensor: 'transformer.word_embeddings.weight', device: 'cuda:7' })]);
+    expect(plan.copies).toEqual([
+      expect.objectContaining({ tensor: 'transformer.word_embeddings.weight', device: 'cuda:7' }),
+    ]);
     expect(plan.segments).toHaveLength(8);
     for (const device of plan.devices) expect(device.freeBytes).toBeGreaterThan(0);
   });
@@ -64,7 +96,9 @@ describe('BLOOM-176B', () => {
     };
     const build = time(() => buildModel(BLOOM_176B));
     const plan = time(() => planRecorded(recorded, gpus(8, 40 * 2 ** 30), { deviceMap: 'balanced', model: 'bloom' }));
-    console.log(`BLOOM-176B: built in ${build.toFixed(2)} ms, planned over 8 devices in ${plan.toFixed(2)} ms (medians of 20)`);
+    console.log(
+      `BLOOM-176B: built in ${build.toFixed(2)} ms, planned over 8 devices in ${plan.toFixed(2)} ms (medians of 20)`,
+    );
     expect(build + plan).toBeGreaterThan(0);
   });
 });
@@ -73,7 +107,15 @@ describe('BLOOM-176B', () => {
 class MadeRanges implements Ranges {
   readonly units: readonly Unit[];
   constructor(readonly sizes: readonly number[]) {
-    this.units = sizes.map((weightsBytes, i) => ({ module: `${i}`, ops: [], weights: [], weightsBytes, kvCacheBytes: 0, activationsBytes: 0, scratchBytes: 0 }));
+    this.units = sizes.map((weightsBytes, i) => ({
+      module: `${i}`,
+      ops: [],
+      weights: [],
+      weightsBytes,
+      kvCacheBytes: 0,
+      activationsBytes: 0,
+      scratchBytes: 0,
+    }));
   }
   bytes(from: number, to: number): number {
     return this.sizes.slice(from, to).reduce((a, b) => a + b, 0);
@@ -94,7 +136,8 @@ describe('partitions', () => {
     sizes: fc.array(fc.integer({ min: 1, max: 20 }), { minLength: 1, maxLength: 8 }),
     capacities: fc.array(fc.integer({ min: 0, max: 60 }), { minLength: 1, maxLength: 4 }),
   });
-  const shares = (ranges: Ranges, ends: readonly number[]): number[] => ends.map((end, d) => ranges.bytes(d === 0 ? 0 : (ends[d - 1] as number), end));
+  const shares = (ranges: Ranges, ends: readonly number[]): number[] =>
+    ends.map((end, d) => ranges.bytes(d === 0 ? 0 : (ends[d - 1] as number), end));
   const fits = (ranges: Ranges, ends: readonly number[], capacities: readonly number[]): boolean =>
     shares(ranges, ends).every((share, d) => share <= (capacities[d] as number));
 
@@ -113,7 +156,11 @@ describe('partitions', () => {
         const ends = balancedPartition({ ranges, capacities });
         if (ends === undefined) return best === Number.POSITIVE_INFINITY;
         const own = shares(ranges, ends);
-        return fits(ranges, ends, capacities) && Math.max(...own) === best && own.filter((share) => share > 0).length === fewest;
+        return (
+          fits(ranges, ends, capacities) &&
+          Math.max(...own) === best &&
+          own.filter((share) => share > 0).length === fewest
+        );
       }),
       { numRuns: 500 },
     );
@@ -141,14 +188,17 @@ describe('arena', () => {
     const facts = ProgramFacts.of(program, { tokens: 32, sequences: 1, outputs: 8 });
     const { offsets, bytes } = planArena(facts, program.ops, new Set());
     const last = new Map<number, number>();
-    for (const [index, op] of program.ops.entries()) for (const id of [...op.inputs, ...op.outputs]) if (id >= 0) last.set(facts.storageOf(id), index);
+    for (const [index, op] of program.ops.entries())
+      for (const id of [...op.inputs, ...op.outputs]) if (id >= 0) last.set(facts.storageOf(id), index);
     const live: { id: number; from: number; to: number; end: number }[] = [];
     for (const [index, op] of program.ops.entries()) {
       for (const id of op.outputs) {
         const from = offsets.get(id) as number;
         const made = { id, from, to: from + facts.bytesOf(id), end: last.get(id) as number };
         expect(made.to).toBeLessThanOrEqual(bytes);
-        for (const other of live) if (other.end >= index) expect(made.from >= other.to || made.to <= other.from, `${id} over ${other.id}`).toBe(true);
+        for (const other of live)
+          if (other.end >= index)
+            expect(made.from >= other.to || made.to <= other.from, `${id} over ${other.id}`).toBe(true);
         live.push(made);
       }
     }
@@ -169,8 +219,10 @@ class Doubled extends nn.Module {
 describe('planned bytes follow the program', () => {
   it('an op added to a module changes the activations, without a word in the planner', () => {
     const planned = (withExtra: boolean): number =>
-      planDeviceMap(initEmptyWeights(() => new Doubled(withExtra)), { devices: ['cpu:0'], inputs: { x: { shape: ['tokens', 64] } }, maxSeqLen: 100 }).devices[0]
-        ?.activationsBytes as number;
+      planDeviceMap(
+        initEmptyWeights(() => new Doubled(withExtra)),
+        { devices: ['cpu:0'], inputs: { x: { shape: ['tokens', 64] } }, maxSeqLen: 100 },
+      ).devices[0]?.activationsBytes as number;
     expect(planned(true)).toBe(planned(false) + 100 * 64 * 4);
   });
 
@@ -179,7 +231,10 @@ describe('planned bytes follow the program', () => {
     const planned = (int8: boolean, maxSeqLen: number, maxBatchSize: number) => {
       const { model } = buildModel(config);
       if (int8) replaceLinear(model);
-      return planDeviceMap(model, { devices: ['cpu:0'], maxSeqLen, maxBatchSize }).devices[0] as { kvCacheBytes: number; weightsBytes: number };
+      return planDeviceMap(model, { devices: ['cpu:0'], maxSeqLen, maxBatchSize }).devices[0] as {
+        kvCacheBytes: number;
+        weightsBytes: number;
+      };
     };
     expect(planned(false, 512, 1).kvCacheBytes).toBe(2 * planned(false, 256, 1).kvCacheBytes);
     expect(planned(false, 256, 3).kvCacheBytes).toBe(3 * planned(false, 256, 1).kvCacheBytes);
@@ -189,31 +244,46 @@ describe('planned bytes follow the program', () => {
 
 describe('explicit maps', () => {
   const { model } = buildModel({ ...BLOOM_176B, hidden_size: 64, n_head: 4, n_layer: 11, vocab_size: 100 });
-  const plan = (deviceMap: Record<string, string>) => planDeviceMap(model, { devices: ['cpu:0', 'cpu:1'], deviceMap, maxSeqLen: 32 });
+  const plan = (deviceMap: Record<string, string>) =>
+    planDeviceMap(model, { devices: ['cpu:0', 'cpu:1'], deviceMap, maxSeqLen: 32 });
 
   it('the longest prefix wins, by whole components', () => {
     const { segments } = plan({ '': 'cpu:0', 'transformer.h.1': 'cpu:1' });
-    expect(segments.filter((one) => one.device === 'cpu:1').flatMap((one) => one.modules).every((path) => /^transformer\.h\.1(\.|$)/.test(path))).toBe(true);
+    expect(
+      segments
+        .filter((one) => one.device === 'cpu:1')
+        .flatMap((one) => one.modules)
+        .every((path) => /^transformer\.h\.1(\.|$)/.test(path)),
+    ).toBe(true);
     expect(segments.map((one) => one.device)).toEqual(['cpu:0', 'cpu:1', 'cpu:0']);
   });
 
   it('names what is not covered', () => {
     expect(() => plan({ 'transformer.word_embeddings': 'cpu:0' })).toThrow(DeviceMapError);
-    expect(() => plan({ 'transformer.word_embeddings': 'cpu:0' })).toThrow(/got none for transformer\.word_embeddings_layernorm\.weight/);
+    expect(() => plan({ 'transformer.word_embeddings': 'cpu:0' })).toThrow(
+      /got none for transformer\.word_embeddings_layernorm\.weight/,
+    );
   });
 
   it('the plan is plain JSON and its map plans again to the same segments', async () => {
     const first = planDeviceMap(model, { devices: ['cpu:0', 'cpu:1'], deviceMap: 'balanced', maxSeqLen: 32 });
     expect(JSON.parse(JSON.stringify(first))).toEqual(first);
     expect(plan(first.deviceMap).segments.map((one) => one.device)).toEqual(first.segments.map((one) => one.device));
-    const loaded = await loadModel(`${SHIPPED}stories260K`, { devices: ['cpu:0', 'cpu:1'], deviceMap: 'balanced', maxSeqLen: 32 });
+    const loaded = await loadModel(`${SHIPPED}stories260K`, {
+      devices: ['cpu:0', 'cpu:1'],
+      deviceMap: 'balanced',
+      maxSeqLen: 32,
+    });
     expect(Object.values(loaded.deviceMap)).toContain('cpu:1');
     await loaded.dispose();
   });
 });
 
 it('a recorded Program survives structured clone and JSON', () => {
-  const { program } = recordModel(buildModel({ ...BLOOM_176B, hidden_size: 64, n_head: 4, n_layer: 2, vocab_size: 50 }).model, { maxSeqLen: 16 });
+  const { program } = recordModel(
+    buildModel({ ...BLOOM_176B, hidden_size: 64, n_head: 4, n_layer: 2, vocab_size: 50 }).model,
+    { maxSeqLen: 16 },
+  );
   expect(structuredClone(program)).toEqual(program);
   expect(JSON.parse(JSON.stringify(program)) as Program).toEqual(program);
 });

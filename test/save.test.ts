@@ -15,9 +15,17 @@ afterAll(() => rm(folder, { recursive: true }));
 const BASE: LoadModelOptions = { devices: ['cpu:0', 'cpu:1'], deviceMap: 'balanced', maxSeqLen: 32 };
 const ids = [[1, 403, 407, 261, 378, 432]];
 
-async function logits(source: string, options: LoadModelOptions, saveTo?: { target: string; maxShardSize?: string }): Promise<Float32Array> {
+async function logits(
+  source: string,
+  options: LoadModelOptions,
+  saveTo?: { target: string; maxShardSize?: string },
+): Promise<Float32Array> {
   const model = await loadModel(source, { ...BASE, ...options });
-  if (saveTo !== undefined) await model.saveCheckpoint(saveTo.target, saveTo.maxShardSize === undefined ? {} : { maxShardSize: saveTo.maxShardSize });
+  if (saveTo !== undefined)
+    await model.saveCheckpoint(
+      saveTo.target,
+      saveTo.maxShardSize === undefined ? {} : { maxShardSize: saveTo.maxShardSize },
+    );
   const result = (await model.forward({ inputIds: ids })).logits.toFloat32Array();
   await model.dispose();
   return result;
@@ -50,8 +58,14 @@ it('writes bitsandbytes layout and the full skip list', async () => {
   expect(tensors.get(`${key}.weight`)).toMatchObject({ dtype: 'int8', shape: [768, 192] });
   expect(tensors.get(`${key}.SCB`)).toMatchObject({ dtype: 'float32', shape: [768] });
   expect(tensors.get(`${key}.weight_format`)).toMatchObject({ dtype: 'uint8', shape: [] });
-  const config = JSON.parse(await readFile(join(target, 'config.json'), 'utf8'));
-  expect(config.quantization_config).toMatchObject({ load_in_8bit: true, llm_int8_threshold: 6, llm_int8_skip_modules: ['lm_head'] });
+  const text = await readFile(join(target, 'config.json'), 'utf8');
+  expect(text).toContain('"llm_int8_threshold": 6.0'); // transformers refuses an integer
+  const config = JSON.parse(text);
+  expect(config.quantization_config).toMatchObject({
+    load_in_8bit: true,
+    llm_int8_threshold: 6,
+    llm_int8_skip_modules: ['lm_head'],
+  });
 });
 
 it('refuses a folder that is not empty, and leaves nothing when it fails', async () => {

@@ -10,7 +10,9 @@ interface Continuation {
   new_ids: number[];
 }
 
-const texts = JSON.parse(readFileSync(new URL('./fixtures/texts.json', import.meta.url), 'utf8')) as { models: Record<string, Continuation[]> };
+const texts = JSON.parse(readFileSync(new URL('./fixtures/texts.json', import.meta.url), 'utf8')) as {
+  models: Record<string, Continuation[]>;
+};
 const FOLDERS: Record<string, string> = {
   stories260K: `${SHIPPED}stories260K`,
   'bloom-stories': `${SHIPPED}bloom-stories`,
@@ -21,11 +23,21 @@ const FOLDERS: Record<string, string> = {
  * Tokens that agree before the first step whose two best logits are closer than `margin` standard deviations (where either may be chosen).
  * Returns the first disagreement before that, or null.
  */
-async function firstDisagreement(folder: string, options: LoadModelOptions, wanted: Continuation, margin: number): Promise<number | null> {
+async function firstDisagreement(
+  folder: string,
+  options: LoadModelOptions,
+  wanted: Continuation,
+  margin: number,
+): Promise<number | null> {
   const model = await loadModel(folder, { devices: ['cpu'], maxSeqLen: 256, ...options });
   try {
     let step = 0;
-    const pieces = model.generate(wanted.prompt_ids, { maxNewTokens: wanted.new_ids.length, doSample: false, ignoreEos: true, outputLogits: true });
+    const pieces = model.generate(wanted.prompt_ids, {
+      maxNewTokens: wanted.new_ids.length,
+      doSample: false,
+      ignoreEos: true,
+      outputLogits: true,
+    });
     for await (const { tokenIds, logits } of pieces) {
       const sorted = Float32Array.from(logits as Float32Array).sort();
       const gap = (sorted.at(-1) as number) - (sorted.at(-2) as number);
@@ -47,11 +59,13 @@ describe.each(Object.entries(FOLDERS))('%s', (name, folder) => {
     await model.dispose();
   });
   it('continues in float32 as transformers does, token for token where the margin allows', async () => {
-    for (const wanted of continuations) expect(await firstDisagreement(folder, { dtype: 'float32' }, wanted, 1e-3), wanted.prompt).toBeNull();
+    for (const wanted of continuations)
+      expect(await firstDisagreement(folder, { dtype: 'float32' }, wanted, 1e-3), wanted.prompt).toBeNull();
   });
   it('tells the same story in int8 over two devices as far as the quantization error allows', async () => {
     const options = { loadIn8bit: true, devices: ['cpu:0', 'cpu:1'], deviceMap: 'balanced' } as const;
-    for (const wanted of continuations) expect(await firstDisagreement(folder, options, wanted, 0.05), wanted.prompt).toBeNull();
+    for (const wanted of continuations)
+      expect(await firstDisagreement(folder, options, wanted, 0.05), wanted.prompt).toBeNull();
   });
 });
 
@@ -78,9 +92,14 @@ describe('stories260K saved in 8 bits by transformers', () => {
   });
 
   it('dequantizes when asked for float', async () => {
-    const [int8, float] = [await loadModel(folder, { devices: ['cpu'], maxSeqLen: 64 }), await loadModel(folder, { devices: ['cpu'], maxSeqLen: 64, loadIn8bit: false })];
+    const [int8, float] = [
+      await loadModel(folder, { devices: ['cpu'], maxSeqLen: 64 }),
+      await loadModel(folder, { devices: ['cpu'], maxSeqLen: 64, loadIn8bit: false }),
+    ];
     const ids = expected.prompts[0]?.ids as number[];
-    const [a, b] = await Promise.all([int8, float].map(async (model) => (await model.forward({ inputIds: [ids] })).logits.toFloat32Array()));
+    const [a, b] = await Promise.all(
+      [int8, float].map(async (model) => (await model.forward({ inputIds: [ids] })).logits.toFloat32Array()),
+    );
     expect(relativeError(a as Float32Array, b as Float32Array)).toBeLessThan(3e-2);
     expect(float.memoryFootprint()).toBeGreaterThan(2 * int8.memoryFootprint());
     await int8.dispose();

@@ -16,9 +16,12 @@ export class BlockAllocator {
   take(tokens: number): Int32Array {
     const count = Math.ceil(tokens / KV_BLOCK_SIZE);
     if (count > this.#free.length) {
-      throw new OutOfMemoryError(`KV cache: expected ${count} free blocks of ${KV_BLOCK_SIZE} tokens, got ${this.#free.length} of ${this.total}`, {
-        hint: 'raise max_batch_size or max_seq_len',
-      });
+      throw new OutOfMemoryError(
+        `KV cache: expected ${count} free blocks of ${KV_BLOCK_SIZE} tokens, got ${this.#free.length} of ${this.total}`,
+        {
+          hint: 'raise max_batch_size or max_seq_len',
+        },
+      );
     }
     return Int32Array.from(this.#free.splice(this.#free.length - count).reverse());
   }

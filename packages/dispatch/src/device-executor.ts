@@ -58,19 +58,24 @@ export class DeviceExecutor {
     for (const id of setup.inputs) this.#allocate(id, 'activations');
     this.#arena = this.context.alloc(Math.max(setup.arenaBytes, 1), MEMORY_KINDS.indexOf('activations'));
     this.sampler = setup.sampler === null ? null : new Sampler(this.context, setup.sampler);
-    this.scratch = setup.scratchBytes === 0 ? 0 : this.context.alloc(setup.scratchBytes, MEMORY_KINDS.indexOf('scratch'));
+    this.scratch =
+      setup.scratchBytes === 0 ? 0 : this.context.alloc(setup.scratchBytes, MEMORY_KINDS.indexOf('scratch'));
     for (const segment of setup.segments) this.segments.set(segment.index, this.#openSegment(segment));
   }
 
   get opened(): OpenedExecutor {
-    const inboxes = [...this.segments.values()].map(({ segment, inbox }) => ({ segment: segment.index, tensors: inbox }));
+    const inboxes = [...this.segments.values()].map(({ segment, inbox }) => ({
+      segment: segment.index,
+      tensors: inbox,
+    }));
     return { threadId: native().threadId(), inboxes };
   }
 
   /** Tells where the segments that this device feeds receive. */
   connect(inboxes: readonly Inbox[]): void {
     for (const { segment, tensors } of inboxes) {
-      for (const { tensor, buffer, slotBytes } of tensors) this.#outgoing.set(`${segment}:${tensor}`, { buffer, slotBytes });
+      for (const { tensor, buffer, slotBytes } of tensors)
+        this.#outgoing.set(`${segment}:${tensor}`, { buffer, slotBytes });
     }
   }
 
@@ -132,14 +137,22 @@ export class DeviceExecutor {
 
   #writeConstant(id: TensorId): void {
     const { data = [], dtype } = this.setup.program.tensors[id] as ProgramTensor;
-    native().write(this.#allocate(id, 'weights'), 0, dtype === 'float32' ? Float32Array.from(data) : Int32Array.from(data));
+    native().write(
+      this.#allocate(id, 'weights'),
+      0,
+      dtype === 'float32' ? Float32Array.from(data) : Int32Array.from(data),
+    );
   }
 
   #openSegment(segment: Segment): OpenSegment {
-    const { program, dims } = this.setup;
+    const { program } = this.setup;
     const inbox = segment.receives.map((tensor) => {
       const slotBytes = this.#bytes(tensor);
-      return { tensor, slotBytes, buffer: this.context.alloc(STEPS_IN_FLIGHT * slotBytes, MEMORY_KINDS.indexOf('activations')) };
+      return {
+        tensor,
+        slotBytes,
+        buffer: this.context.alloc(STEPS_IN_FLIGHT * slotBytes, MEMORY_KINDS.indexOf('activations')),
+      };
     });
     const code = encodeProgram(program, segment, this.scratch, (id) => {
       const binding = segment.receives.indexOf(id);
@@ -147,7 +160,9 @@ export class DeviceExecutor {
       const buffer = this.#buffers.get(id);
       return buffer === undefined ? this.arenaPlace(segment.index, id) : { buffer, byteOffset: 0 };
     });
-    const used = new Set(segment.ops.flatMap((op) => op.inputs.filter((id) => id >= 0).map((id) => storageOf(program, id))));
+    const used = new Set(
+      segment.ops.flatMap((op) => op.inputs.filter((id) => id >= 0).map((id) => storageOf(program, id))),
+    );
     const tail = segment.ops.findIndex((op) => op.outputs.some((id) => program.tensors[id]?.dims[0] === 'outputs'));
     return {
       segment,

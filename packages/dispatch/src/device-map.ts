@@ -1,5 +1,5 @@
 /** Explicit device maps: module prefix → device, longest prefix wins. Checks a map against a recorded model and gives every op its device. */
-import { type DeviceName, DeviceMapError, nearestWord, parseDevice, type Program } from '@metashard/core';
+import { DeviceMapError, type DeviceName, nearestWord, type Program, parseDevice } from '@metashard/core';
 import type { DeviceMap } from './plan.js';
 import type { ProgramFacts } from './program-facts.js';
 
@@ -9,15 +9,19 @@ export function canonicalDeviceMap(map: DeviceMap): Record<string, DeviceName> {
   for (const [prefix, value] of Object.entries(map)) {
     const plain = typeof value === 'object' ? value.device : value;
     const device = parseDevice(plain);
-    const executeOn = typeof value === 'object' && value.execute_on !== undefined ? parseDevice(value.execute_on) : device;
+    const executeOn =
+      typeof value === 'object' && value.execute_on !== undefined ? parseDevice(value.execute_on) : device;
     if (device.type === 'meta') {
       throw new DeviceMapError(`device_map.${prefix}: expected a device that computes, got meta`);
     }
     if (device.type === 'disk' || executeOn.name !== device.name) {
-      throw new DeviceMapError(`device_map.${prefix}: weights on ${device.name} computed on ${executeOn.name}: expected a device that computes what it holds`, {
-        code: 'offload_unsupported',
-        hint: 'this version does not stream weights; map the module to cpu or cuda',
-      });
+      throw new DeviceMapError(
+        `device_map.${prefix}: weights on ${device.name} computed on ${executeOn.name}: expected a device that computes what it holds`,
+        {
+          code: 'offload_unsupported',
+          hint: 'this version does not stream weights; map the module to cpu or cuda',
+        },
+      );
     }
     canonical[prefix] = device.name;
   }
@@ -38,7 +42,11 @@ export function longestPrefix(map: Readonly<Record<string, DeviceName>>, path: s
  * with what comes after it. A module left out whose weights are all tied to covered ones (an output head) goes where those are.
  * Throws DeviceMapError for keys that name no module and for parameters no key covers.
  */
-export function deviceOfOps(facts: ProgramFacts, map: Readonly<Record<string, DeviceName>>, modulePaths: ReadonlySet<string>): DeviceName[] {
+export function deviceOfOps(
+  facts: ProgramFacts,
+  map: Readonly<Record<string, DeviceName>>,
+  modulePaths: ReadonlySet<string>,
+): DeviceName[] {
   checkKeys(map, modulePaths);
   const { program, rematerialized: free } = facts;
   const devices: (DeviceName | undefined)[] = [];

@@ -1,7 +1,7 @@
 /** The devices a plan may use and what each offers: the given list, or every CUDA device and then the CPU. Budgets are bytes. */
 import {
-  canonicalDevice,
   ConfigError,
+  canonicalDevice,
   type DeviceName,
   DeviceUnavailableError,
   deviceCount,
@@ -33,7 +33,8 @@ export function cudaDevices(): { names: DeviceName[]; reason?: string } {
     const count = deviceCount('cuda');
     return { names: Array.from({ length: count }, (_, i) => `cuda:${i}`) };
   } catch (error) {
-    if (error instanceof DeviceUnavailableError || error instanceof NotCompiledError) return { names: [], reason: error.message };
+    if (error instanceof DeviceUnavailableError || error instanceof NotCompiledError)
+      return { names: [], reason: error.message };
     throw error;
   }
 }
@@ -43,14 +44,18 @@ export function cudaDevices(): { names: DeviceName[]; reason?: string } {
  * be planned for when max_memory gives its size. Throws ConfigError, DeviceUnavailableError.
  */
 export function resolveDevices({ devices, maxMemory = {}, reserve = 0 }: DeviceRequest): DeviceBudget[] {
-  const limits = new Map(Object.entries(maxMemory).map(([name, size]) => [canonicalDevice(name), parseBytes(size, `max_memory.${name}`)]));
+  const limits = new Map(
+    Object.entries(maxMemory).map(([name, size]) => [canonicalDevice(name), parseBytes(size, `max_memory.${name}`)]),
+  );
   const names = devices === undefined ? [...cudaDevices().names, 'cpu:0'] : devices.map(canonicalDevice);
   const repeated = names.find((name, i) => names.indexOf(name) !== i);
   if (repeated !== undefined) throw new ConfigError(`devices: expected each device once, got ${repeated} twice`);
   if (names.length === 0) throw new ConfigError('devices: expected at least one device, got an empty list');
   const stray = [...limits.keys()].find((name) => !names.includes(name));
   if (stray !== undefined) {
-    throw new ConfigError(`max_memory.${stray}: expected one of the devices ${names.join(', ')}`, { hint: `add ${stray} to devices` });
+    throw new ConfigError(`max_memory.${stray}: expected one of the devices ${names.join(', ')}`, {
+      hint: `add ${stray} to devices`,
+    });
   }
   const reserveBytes = parseBytes(reserve, 'reserve');
   const cpus = names.filter((name) => parseDevice(name).type === 'cpu').length;

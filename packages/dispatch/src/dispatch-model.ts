@@ -1,5 +1,17 @@
 /** `dispatchModel` and `loadCheckpointAndDispatch`: a user's own module tree over several devices, recorded, planned and run like a built-in architecture. */
-import { ArgumentError, type CheckpointIndex, type DeviceName, elementCount, F, openCheckpoint, type ProgramTensor, ShapeError, type Tensor, type TensorId, zeros } from '@metashard/core';
+import {
+  ArgumentError,
+  type CheckpointIndex,
+  type DeviceName,
+  elementCount,
+  F,
+  openCheckpoint,
+  type ProgramTensor,
+  ShapeError,
+  type Tensor,
+  type TensorId,
+  zeros,
+} from '@metashard/core';
 import { findTiedParameters, Int8Params, type Module, scaleName } from '@metashard/meta';
 import { resolveDevices } from './devices.js';
 import type { LoadInstruction } from './executor-protocol.js';
@@ -27,7 +39,10 @@ export interface DispatchedModel {
 /** Dispatches a module tree with real weights; they are copied to the devices, those of Linear8bitLt in 8 bits. The module itself is left as it is. */
 export async function dispatchModel(module: Module, options: DispatchOptions): Promise<DispatchedModel> {
   for (const parameter of module.parameters()) {
-    if (parameter.isMeta) throw new ArgumentError('dispatchModel: expected a module with values, got one on meta', { hint: 'use loadCheckpointAndDispatch' });
+    if (parameter.isMeta)
+      throw new ArgumentError('dispatchModel: expected a module with values, got one on meta', {
+        hint: 'use loadCheckpointAndDispatch',
+      });
   }
   const recorded = recordModel(module, options);
   const values = valuesOf(module);
@@ -35,7 +50,11 @@ export async function dispatchModel(module: Module, options: DispatchOptions): P
 }
 
 /** Dispatches a module tree on meta with the weights of a checkpoint folder. Throws CheckpointError where names or shapes do not match. */
-export async function loadCheckpointAndDispatch(module: Module, folder: string, options: DispatchOptions): Promise<DispatchedModel> {
+export async function loadCheckpointAndDispatch(
+  module: Module,
+  folder: string,
+  options: DispatchOptions,
+): Promise<DispatchedModel> {
   const checkpoint: CheckpointIndex = await openCheckpoint(folder);
   const recorded = recordModel(module, options);
   return start(recorded, options, (program) =>
@@ -48,7 +67,10 @@ function valuesOf(module: Module): Map<string, Tensor> {
   const values = new Map<string, Tensor>(module.namedBuffers());
   for (const [name, parameter] of module.namedParameters()) {
     if (parameter instanceof Int8Params) {
-      const { CB, SCB } = parameter.CB !== null && parameter.SCB !== null ? { CB: parameter.CB, SCB: parameter.SCB } : F.quantizeWeight(parameter);
+      const { CB, SCB } =
+        parameter.CB !== null && parameter.SCB !== null
+          ? { CB: parameter.CB, SCB: parameter.SCB }
+          : F.quantizeWeight(parameter);
       values.set(name, CB).set(scaleName(name), SCB);
     } else {
       values.set(name, parameter);
@@ -58,14 +80,22 @@ function valuesOf(module: Module): Map<string, Tensor> {
 }
 
 /** Copies from the module's own storage. Strided int8 weights become packed on the device. */
-function memorySources(program: RecordedModel['program'], values: ReadonlyMap<string, Tensor>): Map<TensorId, LoadInstruction> {
+function memorySources(
+  program: RecordedModel['program'],
+  values: ReadonlyMap<string, Tensor>,
+): Map<TensorId, LoadInstruction> {
   const sources = new Map<TensorId, LoadInstruction>();
   for (const [id, tensor] of program.tensors.entries()) {
     if (tensor.kind !== 'weight') continue;
     const value = values.get(tensor.name ?? '');
     if (value?.storage == null) throw new ArgumentError(`dispatchModel: no value for ${tensor.name}`);
     const dense = value.contiguous();
-    sources.set(id, { kind: 'memory', tensor: id, buffer: dense.storage?.buffer as number, byteOffset: dense.offset * (dense.nbytes / Math.max(1, dense.numel)) });
+    sources.set(id, {
+      kind: 'memory',
+      tensor: id,
+      buffer: dense.storage?.buffer as number,
+      byteOffset: dense.offset * (dense.nbytes / Math.max(1, dense.numel)),
+    });
   }
   return sources;
 }
@@ -99,9 +129,20 @@ async function start(
   return { plan: planned.plan, executors, forward, dispose, [Symbol.asyncDispose]: dispose };
 }
 
-async function forwardOnce(executors: Executors, { program }: RecordedModel, maxTokens: number, inputs: Record<string, Tensor>): Promise<Tensor> {
+async function forwardOnce(
+  executors: Executors,
+  { program }: RecordedModel,
+  maxTokens: number,
+  inputs: Record<string, Tensor>,
+): Promise<Tensor> {
   const { tokens, values } = readInputs(program, maxTokens, inputs);
-  const step: StepDescriptor = { index: 0, flags: FLAG.logits, dims: { tokens, sequences: 1, outputs: tokens }, values, rows: [0] };
+  const step: StepDescriptor = {
+    index: 0,
+    flags: FLAG.logits,
+    dims: { tokens, sequences: 1, outputs: tokens },
+    values,
+    rows: [0],
+  };
   const spec = program.tensors[program.outputs.output as number] as ProgramTensor;
   const shape = spec.dims.map((dim) => (typeof dim === 'number' ? dim : tokens));
   const output = zeros(shape);
@@ -117,19 +158,28 @@ function readInputs(program: RecordedModel['program'], maxTokens: number, inputs
   const values: Record<string, Int32Array | Float32Array> = {};
   for (const { name, spec } of stepInputs(program)) {
     const given = inputs[name];
-    if (given === undefined) throw new ArgumentError(`forward: expected an input ${name}, got ${Object.keys(inputs).join(', ') || 'none'}`);
+    if (given === undefined)
+      throw new ArgumentError(`forward: expected an input ${name}, got ${Object.keys(inputs).join(', ') || 'none'}`);
     const first = given.shape[0] ?? 1;
     if (spec.dims[0] === 'tokens') tokens = first;
     const want = spec.dims.map((dim) => (dim === 'tokens' ? first : dim));
-    if (given.dtype !== spec.dtype || want.length !== given.shape.length || !want.every((dim, i) => dim === given.shape[i])) {
-      throw new ShapeError(`forward: expected ${name} as ${spec.dtype} [${spec.dims.join(', ')}], got ${given.dtype} [${given.shape.join(', ')}]`);
+    if (
+      given.dtype !== spec.dtype ||
+      want.length !== given.shape.length ||
+      !want.every((dim, i) => dim === given.shape[i])
+    ) {
+      throw new ShapeError(
+        `forward: expected ${name} as ${spec.dtype} [${spec.dims.join(', ')}], got ${given.dtype} [${given.shape.join(', ')}]`,
+      );
     }
     const data = given.contiguous().toTypedArray();
     values[name] = data instanceof Int32Array ? data : (data as Float32Array);
     if (data.length !== elementCount(given.shape)) throw new ShapeError(`forward: ${name} is not dense`);
   }
   if (tokens > maxTokens) {
-    throw new ShapeError(`forward: expected at most ${maxTokens} rows, got ${tokens}`, { hint: 'dispatch with a larger maxSeqLen or maxBatchSize' });
+    throw new ShapeError(`forward: expected at most ${maxTokens} rows, got ${tokens}`, {
+      hint: 'dispatch with a larger maxSeqLen or maxBatchSize',
+    });
   }
   return { tokens, values };
 }

@@ -54,7 +54,10 @@ function encodeTensor(program: Program, id: TensorId, place: TensorPlace): numbe
   const tensor = program.tensors[id] as ProgramTensor;
   const strides = tensor.strides ?? rowMajorStrides(tensor.dims);
   const shift = (tensor.kind === 'view' ? (tensor.offset ?? 0) : 0) * DTYPES[tensor.dtype].bytes;
-  const [source, index, offset] = 'binding' in place ? [SOURCE.binding, place.binding, shift] : [SOURCE.buffer, place.buffer, place.byteOffset + shift];
+  const [source, index, offset] =
+    'binding' in place
+      ? [SOURCE.binding, place.binding, shift]
+      : [SOURCE.buffer, place.buffer, place.byteOffset + shift];
   const words = new Array<number>(PROGRAM_TENSOR_WORDS).fill(0);
   words.splice(0, 6, source, index, offset, DTYPES[tensor.dtype].code, LAYOUT_CODES[tensor.layout], tensor.dims.length);
   for (const [i, dim] of tensor.dims.entries()) {

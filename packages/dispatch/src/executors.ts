@@ -3,7 +3,16 @@
  * Starts, loads, runs, stops. Does not know prompts or texts (see `loaded-model.ts`). The main thread never blocks.
  */
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
-import { DisposedError, type DeviceName, type DimValues, ExecutorError, fromPlainError, MetashardError, type PlainError, type Program } from '@metashard/core';
+import {
+  type DeviceName,
+  type DimValues,
+  DisposedError,
+  ExecutorError,
+  fromPlainError,
+  MetashardError,
+  type PlainError,
+  type Program,
+} from '@metashard/core';
 import { Piscina } from 'piscina';
 import type {
   ExecutorMessage,
@@ -116,7 +125,11 @@ export class Executors {
    * One run through all devices. `steps` are given by the main thread (a forward) or, with `generation`, made by the first segment's worker.
    * `onMessage` gets tokens and outputs as they come. Resolves when every worker has left its loop. Runs never overlap: the caller queues them.
    */
-  async run(request: ServeRequest & { steps?: readonly StepDescriptor[] }, onMessage: Listener, signal?: AbortSignal): Promise<void> {
+  async run(
+    request: ServeRequest & { steps?: readonly StepDescriptor[] },
+    onMessage: Listener,
+    signal?: AbortSignal,
+  ): Promise<void> {
     this.#check();
     const { generation, sampling, steps = [] } = request;
     for (const ring of [...this.#rings, this.#tokenRing]) ring.reset();
@@ -191,7 +204,8 @@ export class Executors {
     pool.on('error', (error: Error) => this.#lose(device, error));
     for (const thread of pool.threads) {
       thread.once('exit', () => {
-        if (!this.#disposed) this.#lose(device, new ExecutorError(`${device}: its thread ended`, { code: 'executor_lost' }));
+        if (!this.#disposed)
+          this.#lose(device, new ExecutorError(`${device}: its thread ended`, { code: 'executor_lost' }));
       });
     }
     return pool;
@@ -199,7 +213,11 @@ export class Executors {
 
   /** A device is gone: everybody stops, and the model refuses further work. */
   #lose(device: DeviceName, cause: Error): void {
-    this.#lost ??= new ExecutorError(`${device}: ${cause.message}`, { code: 'executor_lost', cause, details: { device } });
+    this.#lost ??= new ExecutorError(`${device}: ${cause.message}`, {
+      code: 'executor_lost',
+      cause,
+      details: { device },
+    });
     this.#control?.stop();
   }
 
@@ -257,7 +275,9 @@ export class Executors {
   /** The same task on every worker; waits for all, then throws the error that was there first, not its echoes. */
   async #all<R>(argument: (device: DeviceName, index: number) => unknown, name: string): Promise<R[]> {
     this.#check();
-    const settled = await Promise.allSettled(this.#workers.map((worker, index) => this.#task(worker, name, argument(worker.device, index))));
+    const settled = await Promise.allSettled(
+      this.#workers.map((worker, index) => this.#task(worker, name, argument(worker.device, index))),
+    );
     const failed = settled.flatMap((one) => (one.status === 'rejected' ? [one.reason as Error] : []));
     const isEcho = (error: Error): boolean => MetashardError.isInstance(error) && error.code === 'executor_stopped';
     if (failed.length > 0) throw this.#lost ?? failed.find((error) => !isEcho(error)) ?? failed[0];
@@ -291,7 +311,10 @@ export class Executors {
     if ('error' in result) {
       const error = fromPlainError(result.error);
       if (MetashardError.isInstance(error)) throw error;
-      throw new ExecutorError(`${worker.device}: ${error.message}`, { cause: error, details: { device: worker.device } });
+      throw new ExecutorError(`${worker.device}: ${error.message}`, {
+        cause: error,
+        details: { device: worker.device },
+      });
     }
     return result.ok;
   }

@@ -44,7 +44,9 @@ export async function runForward(
   checkSizes(batch, recorded);
   const computed = batch.rows.map((row, index) => ({ ...row, index })).filter(({ ids }) => ids.length > 0);
   // Where computed token t of the step lies in the padded [B · T].
-  const targets = Int32Array.from(computed.flatMap(({ places, index }) => Array.from(places, (place) => index * batch.T + place)));
+  const targets = Int32Array.from(
+    computed.flatMap(({ places, index }) => Array.from(places, (place) => index * batch.T + place)),
+  );
   const V = recorded.vocabSize as number;
   const logits = zeros([batch.B, batch.T, V]);
   const hidden = new Map<string, Tensor>();
@@ -64,7 +66,12 @@ export async function runForward(
             into = hidden.get(message.name) ?? zeros([batch.B, batch.T, message.columns]);
             hidden.set(message.name, into);
           }
-          scatterRows(into, targets.subarray(message.first, message.first + message.rows), message.columns, message.data);
+          scatterRows(
+            into,
+            targets.subarray(message.first, message.first + message.rows),
+            message.columns,
+            message.data,
+          );
         },
         signal,
       );
@@ -81,7 +88,8 @@ export async function runForward(
 function raggedBatch(inputIds: ForwardInputs['inputIds'], mask: ForwardInputs['attentionMask']): RaggedBatch {
   const B = inputIds.length;
   const T = inputIds[0]?.length ?? 0;
-  if (!inputIds.every((row) => row.length === T)) throw new ShapeError('forward: expected inputIds [B, T] with rows of equal length, got ragged rows');
+  if (!inputIds.every((row) => row.length === T))
+    throw new ShapeError('forward: expected inputIds [B, T] with rows of equal length, got ragged rows');
   if (mask !== undefined && (mask.length !== B || !mask.every((row) => row.length === T))) {
     throw new ShapeError(`forward: expected attentionMask [${B}, ${T}], got [${mask.length}, ${mask[0]?.length ?? 0}]`);
   }
@@ -94,7 +102,9 @@ function raggedBatch(inputIds: ForwardInputs['inputIds'], mask: ForwardInputs['a
 
 function checkSizes({ rows, B }: RaggedBatch, { maxBatchSize, maxSeqLen }: RecordedModel): void {
   if (B > maxBatchSize) {
-    throw new ArgumentError(`forward: expected at most maxBatchSize ${maxBatchSize} rows, got ${B}`, { hint: 'load the model with a larger maxBatchSize' });
+    throw new ArgumentError(`forward: expected at most maxBatchSize ${maxBatchSize} rows, got ${B}`, {
+      hint: 'load the model with a larger maxBatchSize',
+    });
   }
   const longest = rows.reduce((most, { ids }) => Math.max(most, ids.length), 0);
   if (longest > maxSeqLen) {
@@ -142,4 +152,3 @@ export function lossOf(logits: Tensor, ids: readonly number[]): Loss {
   }
   return { loss: logProbs.length === 0 ? 0 : total / logProbs.length, tokens: logProbs.length, logProbs };
 }
-

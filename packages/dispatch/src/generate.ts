@@ -32,10 +32,16 @@ export interface ChatCache {
 const DECODER_CONTEXT = 16;
 
 /** Checks everything, then runs. Errors of arguments are thrown before any compute. */
-export async function* generatePieces(host: GenerationHost, prompt: Prompt, options: GenerateOptions): AsyncGenerator<GeneratedPiece, void, undefined> {
+export async function* generatePieces(
+  host: GenerationHost,
+  prompt: Prompt,
+  options: GenerateOptions,
+): AsyncGenerator<GeneratedPiece, void, undefined> {
   const { prompts, isChat } = encodePrompt(host, prompt);
   const settings = resolveSettings(host, options);
-  const limits = prompts.map((ids) => checkLength(host, ids.length, options.maxNewTokens, settings.maxNewTokens ?? fromMaxLength(host, ids.length)));
+  const limits = prompts.map((ids) =>
+    checkLength(host, ids.length, options.maxNewTokens, settings.maxNewTokens ?? fromMaxLength(host, ids.length)),
+  );
   const { rows, finish } = reserveRows(host, prompts, limits, isChat);
   const writers = prompts.map((ids, row) => new RowWriter(host.tokenizer, ids, row, limits[row] as number, settings));
   const queue = new AsyncQueue<GeneratedPiece>();
@@ -90,7 +96,10 @@ interface Settings {
   maxNewTokens: number | undefined;
 }
 
-function resolveSettings({ generationDefaults: defaults, tokenizer }: GenerationHost, options: GenerateOptions): Settings {
+function resolveSettings(
+  { generationDefaults: defaults, tokenizer }: GenerationHost,
+  options: GenerateOptions,
+): Settings {
   const asked = options.stop ?? defaults.stop ?? [];
   const stop = typeof asked === 'string' ? [asked] : asked;
   if (stop.length > 0 && tokenizer === null) throw new ArgumentError('stop: expected a model with a tokenizer');
@@ -108,7 +117,12 @@ function resolveSettings({ generationDefaults: defaults, tokenizer }: Generation
   need(sampling.repetitionPenalty > 0, 'repetitionPenalty', 'above 0', sampling.repetitionPenalty);
   need(Number.isInteger(sampling.seed), 'seed', 'a whole number', sampling.seed);
   const { maxNewTokens = defaults.maxNewTokens } = options;
-  need(maxNewTokens === undefined || (Number.isInteger(maxNewTokens) && maxNewTokens >= 1), 'maxNewTokens', 'a whole number of at least 1', maxNewTokens);
+  need(
+    maxNewTokens === undefined || (Number.isInteger(maxNewTokens) && maxNewTokens >= 1),
+    'maxNewTokens',
+    'a whole number of at least 1',
+    maxNewTokens,
+  );
   return { sampling, stop, endIds: options.ignoreEos ? [] : defaults.eosTokenIds, maxNewTokens };
 }
 
@@ -133,7 +147,8 @@ function encodePrompt(host: GenerationHost, prompt: Prompt): { prompts: number[]
   }
   for (const ids of prompts) {
     const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= (vocabSize as number));
-    if (bad !== undefined) throw new ArgumentError(`generate: expected token ids from 0 to ${(vocabSize as number) - 1}, got ${bad}`);
+    if (bad !== undefined)
+      throw new ArgumentError(`generate: expected token ids from 0 to ${(vocabSize as number) - 1}, got ${bad}`);
     if (ids.length === 0) throw new ArgumentError('generate: expected at least one token in every prompt, got none');
   }
   return { prompts, isChat };
@@ -156,19 +171,29 @@ function encodeText(host: GenerationHost, text: string): number[] {
 
 function tokenizerOf({ tokenizer }: GenerationHost): ModelTokenizer {
   if (tokenizer !== null) return tokenizer;
-  throw new ArgumentError('generate: expected token ids, got a text: the model folder has no tokenizer.json', { hint: 'give arrays of token ids' });
+  throw new ArgumentError('generate: expected token ids, got a text: the model folder has no tokenizer.json', {
+    hint: 'give arrays of token ids',
+  });
 }
 
 /** How many tokens a row may get. Throws ContextLengthError when prompt and asked-for tokens do not fit. */
-function checkLength({ recorded }: GenerationHost, promptTokens: number, asked: number | undefined, wanted: number | undefined): number {
+function checkLength(
+  { recorded }: GenerationHost,
+  promptTokens: number,
+  asked: number | undefined,
+  wanted: number | undefined,
+): number {
   const { maxSeqLen } = recorded;
   const room = maxSeqLen - promptTokens;
   if (room < 1 || (asked ?? 0) > room) {
     const tokens = promptTokens + (asked ?? 1);
-    throw new ContextLengthError(`generate: expected at most maxSeqLen ${maxSeqLen} tokens, got a prompt of ${promptTokens} and ${asked ?? 1} new`, {
-      hint: 'shorten the prompt, ask for fewer tokens, or load the model with a larger maxSeqLen',
-      details: { tokens, maxSeqLen },
-    });
+    throw new ContextLengthError(
+      `generate: expected at most maxSeqLen ${maxSeqLen} tokens, got a prompt of ${promptTokens} and ${asked ?? 1} new`,
+      {
+        hint: 'shorten the prompt, ask for fewer tokens, or load the model with a larger maxSeqLen',
+        details: { tokens, maxSeqLen },
+      },
+    );
   }
   return Math.min(wanted ?? room, room);
 }
@@ -191,7 +216,12 @@ function reserveRows(host: GenerationHost, prompts: readonly number[][], limits:
   const rows = prompts.map((prompt, i): GenerationRow => {
     const total = prompt.length + (limits[i] as number);
     const extra = host.blocks.take(Math.max(0, total - kept.length * KV_BLOCK_SIZE));
-    return { ids: Int32Array.from(prompt.slice(cached)), cached, blocks: Int32Array.of(...kept, ...extra), maxNewTokens: limits[i] as number };
+    return {
+      ids: Int32Array.from(prompt.slice(cached)),
+      cached,
+      blocks: Int32Array.of(...kept, ...extra),
+      maxNewTokens: limits[i] as number,
+    };
   });
   const finish = (chosen: readonly number[][], completed: boolean): void => {
     if (isChat && completed) {

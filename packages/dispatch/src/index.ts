@@ -1,5 +1,6 @@
 /** Public names of @metashard/dispatch. */
 export * from './block-allocator.js';
+export { runCli } from './cli/index.js';
 export * from './config/load-config.js';
 export * from './device-map.js';
 export * from './devices.js';
@@ -17,4 +18,3 @@ export * from './plan-table.js';
 export * from './resolve-model.js';
 export * from './stop-strings.js';
 export * from './tokenizer.js';
-export { runCli } from './cli/index.js';

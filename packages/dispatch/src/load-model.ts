@@ -1,17 +1,25 @@
 /** `loadModel`: the sentence of the design, step by step. Each step is a file of its name. */
 import { basename, resolve } from 'node:path';
-import { ArgumentError, CheckpointError, ConfigError, type DeviceName, ensureBackend, native, type ProgramTensor } from '@metashard/core';
+import {
+  ArgumentError,
+  CheckpointError,
+  ConfigError,
+  type DeviceName,
+  ensureBackend,
+  native,
+  type ProgramTensor,
+} from '@metashard/core';
 import { findTiedParameters, type ParsedConfig } from '@metashard/meta';
 import { resolveDevices } from './devices.js';
 import { Executors } from './executors.js';
 import { readGenerationConfig } from './generation-config.js';
 import { LoadedModel } from './loaded-model.js';
-import { tensorBytes } from './program-facts.js';
 import { type ModelSource, openModelSource } from './model-source.js';
 import type { LoadModelOptions, LoadProgress } from './options.js';
 import type { DevicePlan } from './plan.js';
 import { planRecorded, type RecordedModel, recordModel } from './plan-device-map.js';
 import type { PlannedProgram } from './plan-program.js';
+import { tensorBytes } from './program-facts.js';
 import { loadTokenizer } from './tokenizer.js';
 import { findWeightSources, instructionsFor } from './weight-sources.js';
 
@@ -28,7 +36,9 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   const source = await openModelSource(nameOrFolder, options);
   const { checkpoint } = source;
   if (checkpoint === null) {
-    throw new CheckpointError(`${source.folder}: expected weights, got a config alone`, { hint: 'a config can be planned: metashard plan' });
+    throw new CheckpointError(`${source.folder}: expected weights, got a config alone`, {
+      hint: 'a config can be planned: metashard plan',
+    });
   }
   const recorded = recordSource(source, options);
   const planned = planSource(source, recorded, options);
@@ -47,7 +57,9 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   const sampler = vocabSize === null ? null : { sequences: maxBatchSize, maxSeqLen, vocabSize };
   const executors = await Executors.start({ program: recorded.program, planned, dims: planned.dims, sampler });
   try {
-    const perDevice = new Map([...planned.memory].map(([device, memory]) => [device, instructionsFor(memory.weights, sources)]));
+    const perDevice = new Map(
+      [...planned.memory].map(([device, memory]) => [device, instructionsFor(memory.weights, sources)]),
+    );
     await executors.load(perDevice, reportProgress(recorded, planned, options), signal);
   } catch (error) {
     await executors.dispose();
@@ -68,7 +80,8 @@ function recordSource(source: ModelSource, options: LoadModelOptions): RecordedM
   const maxSeqLen = options.maxSeqLen ?? Math.min(own ?? DEFAULT_MAX_SEQ_LEN, DEFAULT_MAX_SEQ_LEN);
   const maxBatchSize = options.maxBatchSize ?? 1;
   for (const [name, value] of Object.entries({ maxSeqLen, maxBatchSize })) {
-    if (!Number.isInteger(value) || value < 1) throw new ArgumentError(`${name}: expected a whole number of at least 1, got ${value}`);
+    if (!Number.isInteger(value) || value < 1)
+      throw new ArgumentError(`${name}: expected a whole number of at least 1, got ${value}`);
   }
   if (own !== null && maxSeqLen > own) {
     throw new ConfigError(`max_seq_len: expected at most the model's ${own}, got ${maxSeqLen}`);
@@ -91,12 +104,17 @@ function tokenIds({ bosTokenId, eosTokenIds, padTokenId }: ParsedConfig) {
 
 function applyThreads({ threads }: LoadModelOptions): void {
   if (threads === undefined) return;
-  if (!Number.isInteger(threads) || threads < 1) throw new ArgumentError(`threads: expected a whole number of at least 1, got ${threads}`);
+  if (!Number.isInteger(threads) || threads < 1)
+    throw new ArgumentError(`threads: expected a whole number of at least 1, got ${threads}`);
   ensureBackend('cpu');
   native().configureBackend('cpu', 'threads', String(threads));
 }
 
-function reportProgress(recorded: RecordedModel, planned: PlannedProgram & { dims: Parameters<typeof tensorBytes>[1] }, { onProgress }: LoadModelOptions) {
+function reportProgress(
+  recorded: RecordedModel,
+  planned: PlannedProgram & { dims: Parameters<typeof tensorBytes>[1] },
+  { onProgress }: LoadModelOptions,
+) {
   const totals = new Map<DeviceName, number>();
   const loaded = new Map<DeviceName, number>();
   const sizes = new Map<string, number>();

@@ -10,8 +10,8 @@ import {
   type ProgramTensor,
   packedInt8Bytes,
   rowMajorStrides,
-  type TensorId,
   TENSOR_WORDS,
+  type TensorId,
 } from '@metashard/core';
 import type { DeviceExecutor } from './device-executor.js';
 import type { FileSource, LoadInstruction } from './executor-protocol.js';
@@ -50,12 +50,23 @@ function nameOf(executor: DeviceExecutor, instruction: LoadInstruction): string 
   return executor.setup.program.tensors[id]?.name ?? '';
 }
 
-function runInstruction(executor: DeviceExecutor, instruction: LoadInstruction, open: (path: string) => FileId): number {
+function runInstruction(
+  executor: DeviceExecutor,
+  instruction: LoadInstruction,
+  open: (path: string) => FileId,
+): number {
   switch (instruction.kind) {
     case 'convert':
       return fromFile(executor, open, instruction.source, LOAD_MODES.convert, words(executor, instruction.tensor));
     case 'quantize':
-      return fromFile(executor, open, instruction.source, LOAD_MODES.quantize, words(executor, instruction.CB), words(executor, instruction.SCB));
+      return fromFile(
+        executor,
+        open,
+        instruction.source,
+        LOAD_MODES.quantize,
+        words(executor, instruction.CB),
+        words(executor, instruction.SCB),
+      );
     case 'int8':
       return (
         fromFile(executor, open, instruction.source, LOAD_MODES.int8, words(executor, instruction.CB)) +
@@ -79,7 +90,10 @@ function words(executor: DeviceExecutor, id: TensorId): Float64Array {
 }
 
 /** A whole buffer as a [rows, columns] tensor. */
-export function tensorWords(buffer: number, { dims, dtype, layout }: Pick<ProgramTensor, 'dims' | 'dtype' | 'layout'>): Float64Array {
+export function tensorWords(
+  buffer: number,
+  { dims, dtype, layout }: Pick<ProgramTensor, 'dims' | 'dtype' | 'layout'>,
+): Float64Array {
   const shape = matrixShape(dims as readonly number[]);
   const encoded = new Float64Array(TENSOR_WORDS);
   encoded.set([buffer, 0, DTYPES[dtype].code, layout === 'packed_int8' ? 1 : 0, 2, ...shape]);
@@ -121,20 +135,37 @@ function dequantize(
   const [rows, columns] = matrixShape(instruction.source.shape);
   const scratch = MEMORY_KINDS.indexOf('scratch');
   const target = executor.setup.program.tensors[instruction.tensor] as ProgramTensor;
-  const temporary = [rows * columns, rows * 4, rows * columns * 4].map((bytes) => context.alloc(Math.max(bytes, 1), scratch));
+  const temporary = [rows * columns, rows * 4, rows * columns * 4].map((bytes) =>
+    context.alloc(Math.max(bytes, 1), scratch),
+  );
   const [CB, SCB, wide] = temporary as [number, number, number];
   try {
     const int8 = tensorWords(CB, { dims: [rows, columns], dtype: 'int8', layout: 'strided' });
     const scales = tensorWords(SCB, { dims: [rows], dtype: 'float32', layout: 'strided' });
     const floats = tensorWords(wide, { dims: [rows, columns], dtype: 'float32', layout: 'strided' });
     const read =
-      fromFile(executor, open, instruction.source, LOAD_MODES.int8, int8) + fromFile(executor, open, instruction.scales, LOAD_MODES.convert, scales);
+      fromFile(executor, open, instruction.source, LOAD_MODES.int8, int8) +
+      fromFile(executor, open, instruction.scales, LOAD_MODES.convert, scales);
     const scaleVector = Float64Array.from(scales);
     scaleVector.set([1, rows, 0], 4); // rank 1, [rows]
     scaleVector.set([1, 0], 9);
     const none = new Float64Array(0);
-    addon.callOp(context.id, opSignature('dequantize_weight').code, Float64Array.from([...int8, ...scaleVector]), floats, none, 0);
-    addon.callOp(context.id, opSignature('cast').code, floats, tensorWords(executor.buffer(instruction.tensor), target), none, 0);
+    addon.callOp(
+      context.id,
+      opSignature('dequantize_weight').code,
+      Float64Array.from([...int8, ...scaleVector]),
+      floats,
+      none,
+      0,
+    );
+    addon.callOp(
+      context.id,
+      opSignature('cast').code,
+      floats,
+      tensorWords(executor.buffer(instruction.tensor), target),
+      none,
+      0,
+    );
     addon.synchronize(context.id);
     return read;
   } finally {
@@ -156,7 +187,14 @@ function fromMemory(executor: DeviceExecutor, instruction: Extract<LoadInstructi
   try {
     addon.copy(strided, 0, instruction.buffer, instruction.byteOffset, bytes);
     const source = tensorWords(strided, { dims: [rows, columns], dtype: 'int8', layout: 'strided' });
-    addon.callOp(executor.context.id, opSignature('pack_int8').code, source, words(executor, instruction.tensor), new Float64Array(0), 0);
+    addon.callOp(
+      executor.context.id,
+      opSignature('pack_int8').code,
+      source,
+      words(executor, instruction.tensor),
+      new Float64Array(0),
+      0,
+    );
     addon.synchronize(executor.context.id);
     return packedInt8Bytes(rows, columns);
   } finally {

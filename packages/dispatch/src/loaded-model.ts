@@ -1,11 +1,25 @@
 /** A model as programs use it after `loadModel`: forward, generate, loss, what it is and what it takes. Calls made at once run one after another. */
-import { ArgumentError, type DeviceName, DisposedError, KV_BLOCK_SIZE, type ProgramTensor, specBytes } from '@metashard/core';
+import {
+  ArgumentError,
+  type DeviceName,
+  DisposedError,
+  KV_BLOCK_SIZE,
+  type ProgramTensor,
+  specBytes,
+} from '@metashard/core';
 import type { ParsedConfig } from '@metashard/meta';
 import { BlockAllocator } from './block-allocator.js';
-import type { Executors } from './executors.js';
 import type { ExecutorStats } from './executor-protocol.js';
-import { type ForwardInputs, type ForwardOptions, type ForwardResult, type Loss, lossOf, runForward } from './forward.js';
-import { type ChatCache, generatePieces, type GenerationHost } from './generate.js';
+import type { Executors } from './executors.js';
+import {
+  type ForwardInputs,
+  type ForwardOptions,
+  type ForwardResult,
+  type Loss,
+  lossOf,
+  runForward,
+} from './forward.js';
+import { type ChatCache, type GenerationHost, generatePieces } from './generate.js';
 import type { GenerationDefaults } from './generation-config.js';
 import type { ModelSource } from './model-source.js';
 import type { GeneratedPiece, GenerateOptions, Prompt } from './options.js';
@@ -123,7 +137,9 @@ export class LoadedModel implements GenerationHost {
    * CheckpointError (the disk); then nothing is left behind.
    */
   saveCheckpoint(folder: string, options: SaveOptions = {}): Promise<void> {
-    return this.#exclusive(() => saveModel(folder, this.#source, this.#planned, this.recorded.program, this.executors, options));
+    return this.#exclusive(() =>
+      saveModel(folder, this.#source, this.#planned, this.recorded.program, this.executors, options),
+    );
   }
 
   /** Stops what runs and frees every device. Idempotent. */
@@ -142,7 +158,8 @@ export class LoadedModel implements GenerationHost {
   }
 
   #encode(text: string): number[] {
-    if (this.tokenizer === null) throw new ArgumentError('loss: expected token ids: the model folder has no tokenizer.json');
+    if (this.tokenizer === null)
+      throw new ArgumentError('loss: expected token ids: the model folder has no tokenizer.json');
     return this.tokenizer.encode(text);
   }
 

@@ -2,7 +2,7 @@
  * Where every byte of a device goes: weights, KV cache, the activation arena (offsets by liveness at the largest step), scratch, inboxes for tensors that
  * arrive from other devices, and step inputs. The executor allocates exactly this, so the plan and the run cannot drift apart.
  */
-import { DTYPES, type DeviceName, type ProgramOp, roundUp, type TensorId } from '@metashard/core';
+import { type DeviceName, DTYPES, type ProgramOp, roundUp, type TensorId } from '@metashard/core';
 import { ALIGNMENT, type ProgramFacts, UNUSED } from './program-facts.js';
 import type { Segment } from './segments.js';
 
@@ -107,7 +107,12 @@ export interface DeviceMemory {
 export function planDeviceMemory(facts: ProgramFacts, segments: readonly Segment[], device: DeviceName): DeviceMemory {
   const { program } = facts;
   const own = segments.filter((segment) => segment.device === device);
-  const sets = { weight: new Set<TensorId>(), cache: new Set<TensorId>(), constant: new Set<TensorId>(), input: new Set<TensorId>() };
+  const sets = {
+    weight: new Set<TensorId>(),
+    cache: new Set<TensorId>(),
+    constant: new Set<TensorId>(),
+    input: new Set<TensorId>(),
+  };
   const arenas = new Map<number, Arena>();
   let [inbox, scratch, arena] = [0, 0, 0];
   for (const segment of own) {
@@ -148,7 +153,14 @@ export function isFinalOutput(name: string): boolean {
 }
 
 /** Bytes of the buffers that choosing tokens takes: see `sampler.ts`. */
-export function samplingBytes(sequences: number, maxSeqLen: number, vocabSize: number): { activations: number; scratch: number } {
+export function samplingBytes(
+  sequences: number,
+  maxSeqLen: number,
+  vocabSize: number,
+): { activations: number; scratch: number } {
   const words = sequences * (4 + 1 + maxSeqLen + 1 + 1);
-  return { activations: roundUp(words * DTYPES.int32.bytes, ALIGNMENT) + 5 * ALIGNMENT, scratch: roundUp(vocabSize * 12, ALIGNMENT) };
+  return {
+    activations: roundUp(words * DTYPES.int32.bytes, ALIGNMENT) + 5 * ALIGNMENT,
+    scratch: roundUp(vocabSize * 12, ALIGNMENT),
+  };
 }

@@ -2,7 +2,13 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CheckpointError, type CheckpointIndex, ModelNotFoundError, openCheckpoint, UnsupportedConfigError } from '@metashard/core';
+import {
+  CheckpointError,
+  type CheckpointIndex,
+  ModelNotFoundError,
+  openCheckpoint,
+  UnsupportedConfigError,
+} from '@metashard/core';
 import { type BuiltModel, buildModel, Linear8bitLt, nn, type RawConfig, replaceLinear } from '@metashard/meta';
 import type { LoadModelOptions } from './options.js';
 import type { DevicePlan } from './plan.js';
@@ -30,7 +36,9 @@ export async function openModelSource(nameOrFolder: string, options: LoadModelOp
 async function readConfig(folder: string): Promise<RawConfig> {
   const file = join(folder, 'config.json');
   if (!existsSync(file)) {
-    throw new ModelNotFoundError(`${folder}: expected a config.json, got none`, { hint: 'give the folder that holds config.json and the safetensors files' });
+    throw new ModelNotFoundError(`${folder}: expected a config.json, got none`, {
+      hint: 'give the folder that holds config.json and the safetensors files',
+    });
   }
   try {
     const parsed: unknown = JSON.parse(await readFile(file, 'utf8'));
@@ -64,11 +72,18 @@ function quantizeLinears(
   const skip = [...(options.llmInt8SkipModules ?? [])];
   const outliers = options.outliers ?? 'per-batch';
   const replace = (skipped: readonly string[]): DevicePlan['skipped'] =>
-    replaceLinear(model, { threshold, skip: skipped, hasFp16Weights: false, outliers }).skipped.map(({ name, reason }) => ({ module: name, reason }));
+    replaceLinear(model, { threshold, skip: skipped, hasFp16Weights: false, outliers }).skipped.map(
+      ({ name, reason }) => ({ module: name, reason }),
+    );
   if (saved === null || checkpoint === null) return replace(skip);
   const keep: string[] = [];
   for (const [path, module] of model.namedModules()) {
-    if (module instanceof nn.Linear && !(module instanceof Linear8bitLt) && !hasScales(checkpoint, path, architecture.baseModelPrefix)) keep.push(path);
+    if (
+      module instanceof nn.Linear &&
+      !(module instanceof Linear8bitLt) &&
+      !hasScales(checkpoint, path, architecture.baseModelPrefix)
+    )
+      keep.push(path);
   }
   return replace([...skip, ...keep]);
 }
@@ -86,8 +101,11 @@ function savedQuantization(raw: RawConfig): { threshold: number } | null {
     const threshold = config.llm_int8_threshold;
     return { threshold: typeof threshold === 'number' ? threshold : DEFAULT_THRESHOLD };
   }
-  throw new UnsupportedConfigError(`config.json quantization_config: expected load_in_8bit, got ${JSON.stringify(config.quant_method ?? config)}`, {
-    hint: 'metashard reads float checkpoints and those saved in 8 bits by bitsandbytes',
-    details: { field: 'quantization_config' },
-  });
+  throw new UnsupportedConfigError(
+    `config.json quantization_config: expected load_in_8bit, got ${JSON.stringify(config.quant_method ?? config)}`,
+    {
+      hint: 'metashard reads float checkpoints and those saved in 8 bits by bitsandbytes',
+      details: { field: 'quantization_config' },
+    },
+  );
 }

@@ -60,7 +60,12 @@ export interface ChatMessage {
 }
 
 /** A text, its token ids, several of either, or a chat. */
-export type Prompt = string | readonly number[] | readonly string[] | readonly (readonly number[])[] | { messages: readonly ChatMessage[] };
+export type Prompt =
+  | string
+  | readonly number[]
+  | readonly string[]
+  | readonly (readonly number[])[]
+  | { messages: readonly ChatMessage[] };
 
 export interface GenerateOptions {
   /** Default: generation_config.json, else what the context leaves. */

@@ -35,15 +35,26 @@ function groupUnits(facts: ProgramFacts, blockPaths: ReadonlySet<string>): Unit[
   const units: Unit[] = [];
   const hasWeights = new Set<string>();
   for (const op of program.ops) {
-    if (op.inputs.some((id) => id >= 0 && program.tensors[facts.storageOf(id)]?.kind === 'weight')) hasWeights.add(op.module);
+    if (op.inputs.some((id) => id >= 0 && program.tensors[facts.storageOf(id)]?.kind === 'weight'))
+      hasWeights.add(op.module);
   }
   for (const [index, op] of program.ops.entries()) {
     if (free.has(index)) continue;
     const module = blockOf(op.module, blockPaths);
     const last = units.at(-1);
-    const joins = last !== undefined && (last.module === module || (!blockPaths.has(module) && !hasWeights.has(op.module)));
+    const joins =
+      last !== undefined && (last.module === module || (!blockPaths.has(module) && !hasWeights.has(op.module)));
     if (joins) last.ops.push(index);
-    else units.push({ module, ops: [index], weights: [], weightsBytes: 0, kvCacheBytes: 0, activationsBytes: 0, scratchBytes: 0 });
+    else
+      units.push({
+        module,
+        ops: [index],
+        weights: [],
+        weightsBytes: 0,
+        kvCacheBytes: 0,
+        activationsBytes: 0,
+        scratchBytes: 0,
+      });
   }
   for (const unit of units) measureUnit(facts, unit);
   return units;
@@ -85,7 +96,10 @@ export class UnitRanges implements Ranges {
   readonly #bytes: number[] = [0];
   readonly #ties: { first: number; second: number; bytes: number }[] = [];
 
-  constructor(facts: ProgramFacts, readonly units: readonly Unit[]) {
+  constructor(
+    facts: ProgramFacts,
+    readonly units: readonly Unit[],
+  ) {
     const lastUnitOf = new Map<TensorId, number>();
     for (const [i, unit] of units.entries()) {
       this.#bytes.push((this.#bytes[i] as number) + unit.weightsBytes + unit.kvCacheBytes);

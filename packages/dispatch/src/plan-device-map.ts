@@ -43,7 +43,10 @@ export function recordModel(module: Module, options: PlanOptions & { vocabSize?:
   const { maxSeqLen = 2048, maxBatchSize = 1, inputs } = options;
   const noSplit = new Set([...ARCHITECTURES.flatMap((one) => one.noSplit), ...(options.noSplitModuleClasses ?? [])]);
   const paths = [...module.namedModules()];
-  const program = inputs === undefined ? recordLanguageModel(module as CausalLM, maxSeqLen, maxBatchSize) : recordInputs(module, inputs);
+  const program =
+    inputs === undefined
+      ? recordLanguageModel(module as CausalLM, maxSeqLen, maxBatchSize)
+      : recordInputs(module, inputs);
   const logits = inputs === undefined ? program.tensors[program.outputs.logits ?? -1] : undefined;
   return {
     program,
@@ -64,7 +67,9 @@ function recordLanguageModel(model: CausalLM, maxSeqLen: number, maxBatchSize: n
 type AnyModule = Module & { forward(...inputs: Tensor[]): Tensor };
 
 function recordInputs(module: Module, inputs: Readonly<Record<string, InputSpec>>): Program {
-  const specs = Object.fromEntries(Object.entries(inputs).map(([name, { shape, dtype = 'float32' }]) => [name, { dims: shape, dtype }]));
+  const specs = Object.fromEntries(
+    Object.entries(inputs).map(([name, { shape, dtype = 'float32' }]) => [name, { dims: shape, dtype }]),
+  );
   return shareCommonOps(
     record(module, specs, (tensors) => ({ output: (module as AnyModule).forward(...Object.values(tensors)) })),
   );
@@ -73,7 +78,11 @@ function recordInputs(module: Module, inputs: Readonly<Record<string, InputSpec>
 /** The largest step: every sequence full. Logits come in passes of a few rows, unless the head is cut over devices. */
 export function largestStep({ maxSeqLen, maxBatchSize }: RecordedModel, wholeHead: boolean): DimValues {
   const tokens = maxSeqLen * maxBatchSize;
-  return { tokens, sequences: maxBatchSize, outputs: wholeHead ? Math.min(tokens, Math.max(LOGIT_ROWS, maxBatchSize)) : tokens };
+  return {
+    tokens,
+    sequences: maxBatchSize,
+    outputs: wholeHead ? Math.min(tokens, Math.max(LOGIT_ROWS, maxBatchSize)) : tokens,
+  };
 }
 
 /** Plans a recorded model over devices with their budgets. */
@@ -82,7 +91,10 @@ export function planRecorded(
   devices: readonly DeviceBudget[],
   rest: Pick<PlanRequest, 'deviceMap' | 'model'> & Partial<Pick<PlanRequest, 'skipped' | 'ignoredConfigFields'>>,
 ): PlannedProgram & { dims: DimValues } {
-  const plan = (dims: DimValues): PlannedProgram & { dims: DimValues } => ({ ...planProgram({ ...recorded, ...rest, devices, dims }), dims });
+  const plan = (dims: DimValues): PlannedProgram & { dims: DimValues } => ({
+    ...planProgram({ ...recorded, ...rest, devices, dims }),
+    dims,
+  });
   const planned = plan(largestStep(recorded, true));
   const rowsChosenIn = planned.segments.findIndex((segment) => segment.ops.some((op) => op.op === 'select_rows'));
   const headIsWhole = rowsChosenIn < 0 || rowsChosenIn === planned.segments.length - 1;

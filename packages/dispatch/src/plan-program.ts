@@ -2,10 +2,18 @@
  * Plans a recorded Program over devices: strategy or explicit map → segments and every device's bytes. Pure: needs no device, no weights. What it
  * returns is what the executors allocate. Does not record (see `plan-device-map.ts`) and does not load.
  */
-import { DeviceMapError, type DeviceName, type DimValues, formatBytes, InsufficientMemoryError, type Program, parseDevice } from '@metashard/core';
+import {
+  DeviceMapError,
+  type DeviceName,
+  type DimValues,
+  formatBytes,
+  InsufficientMemoryError,
+  type Program,
+  parseDevice,
+} from '@metashard/core';
 import { canonicalDeviceMap, deviceOfOps } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
-import { type DeviceMemory, planDeviceMemory, samplingBytes, STEPS_IN_FLIGHT } from './memory-plan.js';
+import { type DeviceMemory, planDeviceMemory, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
 import {
   balancedLow0Partition,
   balancedPartition,
@@ -122,14 +130,23 @@ function headRowsWithHead(program: Program, deviceOfOp: DeviceName[]): DeviceNam
 }
 
 /** `auto` takes the first device that holds everything, else spreads; CUDA devices alone before CUDA and CPU together. */
-function chooseEnds(strategy: Strategy, problem: PartitionProblem, devices: readonly DeviceBudget[]): number[] | undefined {
+function chooseEnds(
+  strategy: Strategy,
+  problem: PartitionProblem,
+  devices: readonly DeviceBudget[],
+): number[] | undefined {
   const count = problem.ranges.units.length;
   if (strategy === 'auto') {
     const whole = problem.ranges.bytes(0, count);
     const first = problem.capacities.findIndex((capacity) => whole <= capacity);
     if (first >= 0) return problem.capacities.map((_, i) => (i < first ? 0 : count));
   }
-  const solve = { auto: balancedPartition, balanced: balancedPartition, balanced_low_0: balancedLow0Partition, sequential: sequentialPartition }[strategy];
+  const solve = {
+    auto: balancedPartition,
+    balanced: balancedPartition,
+    balanced_low_0: balancedLow0Partition,
+    sequential: sequentialPartition,
+  }[strategy];
   const gpus = devices.filter((device) => parseDevice(device.name).type === 'cuda').length;
   if (gpus > 0 && gpus < devices.length && devices.slice(0, gpus).every((d) => parseDevice(d.name).type === 'cuda')) {
     const ends = solve({ ...problem, capacities: problem.capacities.slice(0, gpus) });
@@ -141,7 +158,11 @@ function chooseEnds(strategy: Strategy, problem: PartitionProblem, devices: read
 }
 
 /** Bytes every device may need besides weights and cache, whatever its units are: an upper bound; the exact figure follows from the segments. */
-function perDeviceOverhead({ program, dims, vocabSize, maxSeqLen }: PlanRequest, facts: ProgramFacts, units: readonly Unit[]): number {
+function perDeviceOverhead(
+  { program, dims, vocabSize, maxSeqLen }: PlanRequest,
+  facts: ProgramFacts,
+  units: readonly Unit[],
+): number {
   const largest = (pick: (unit: Unit) => number): number => units.reduce((most, unit) => Math.max(most, pick(unit)), 0);
   let [inputs, crossing] = [0, 0];
   for (const [id, tensor] of program.tensors.entries()) {
@@ -161,12 +182,19 @@ function perDeviceOverhead({ program, dims, vocabSize, maxSeqLen }: PlanRequest,
     }
     crossing = Math.max(crossing, facts.sum(from));
   }
-  const sampling = vocabSize === null ? { activations: 0, scratch: 0 } : samplingBytes(dims.sequences, maxSeqLen, vocabSize);
+  const sampling =
+    vocabSize === null ? { activations: 0, scratch: 0 } : samplingBytes(dims.sequences, maxSeqLen, vocabSize);
   const scratch = Math.max(
     largest((unit) => unit.scratchBytes),
     sampling.scratch,
   );
-  return largest((unit) => unit.activationsBytes) + (STEPS_IN_FLIGHT + 2) * crossing + inputs + sampling.activations + scratch;
+  return (
+    largest((unit) => unit.activationsBytes) +
+    (STEPS_IN_FLIGHT + 2) * crossing +
+    inputs +
+    sampling.activations +
+    scratch
+  );
 }
 
 function describeDevice(
@@ -211,7 +239,11 @@ function checkBudgets(devices: readonly PlanDevice[]): void {
 }
 
 /** Names the device that would be short the most if the model were spread evenly. */
-function doesNotFit(devices: readonly DeviceBudget[], { ranges, capacities }: PartitionProblem, overhead: number): InsufficientMemoryError {
+function doesNotFit(
+  devices: readonly DeviceBudget[],
+  { ranges, capacities }: PartitionProblem,
+  overhead: number,
+): InsufficientMemoryError {
   const ends = balancedPartition({ ranges, capacities: capacities.map(() => Number.POSITIVE_INFINITY) }) as number[];
   let worst = { device: devices[0] as DeviceBudget, needed: 0, short: Number.NEGATIVE_INFINITY };
   for (const [d, device] of devices.entries()) {
@@ -234,7 +266,8 @@ function copiesOf(facts: ProgramFacts, memory: ReadonlyMap<DeviceName, DeviceMem
   const copies: DevicePlan['copies'] = [];
   for (const { device, weights } of memory.values()) {
     for (const id of weights) {
-      if (seen.has(id)) copies.push({ tensor: facts.program.tensors[id]?.name ?? '', device, bytes: facts.bytesOf(id) });
+      if (seen.has(id))
+        copies.push({ tensor: facts.program.tensors[id]?.name ?? '', device, bytes: facts.bytesOf(id) });
       seen.add(id);
     }
   }

@@ -2,7 +2,17 @@
  * What planning asks of a Program over and over: the storage behind every view, the bytes of every tensor at the largest step, the scratch of every op.
  * Computed once per Program and size of step and kept as long as the Program lives.
  */
-import { type DimValues, opSignature, type Program, type ProgramTensor, resolveDims, roundUp, specBytes, type TensorId, type TensorSpec } from '@metashard/core';
+import {
+  type DimValues,
+  opSignature,
+  type Program,
+  type ProgramTensor,
+  resolveDims,
+  roundUp,
+  specBytes,
+  type TensorId,
+  type TensorSpec,
+} from '@metashard/core';
 
 /** Every tensor starts on a cache line; what the CPU backend aligns to. */
 export const ALIGNMENT = 64;
@@ -94,7 +104,8 @@ const known = new WeakMap<Program, Map<string, ProgramFacts>>();
 
 function storageBehind(program: Program, id: TensorId): TensorId {
   let at = id;
-  for (let tensor = program.tensors[at]; tensor?.kind === 'view'; tensor = program.tensors[at]) at = tensor.of as TensorId;
+  for (let tensor = program.tensors[at]; tensor?.kind === 'view'; tensor = program.tensors[at])
+    at = tensor.of as TensorId;
   return at;
 }
 

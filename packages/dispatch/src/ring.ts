@@ -30,7 +30,8 @@ export class Ring {
   /** Lets `fill` write the next slot and publishes it. Throws ExecutorError on a full ring: the protocol bounds what is under way. */
   push(fill: (slot: Int32Array) => void): void {
     const written = Atomics.load(this.#words, WRITTEN);
-    if (written - Atomics.load(this.#words, READ) >= this.#slots) throw new ExecutorError('ring: expected a free slot, got a full ring');
+    if (written - Atomics.load(this.#words, READ) >= this.#slots)
+      throw new ExecutorError('ring: expected a free slot, got a full ring');
     fill(this.#slot(written));
     Atomics.store(this.#words, WRITTEN, written + 1);
   }

@@ -2,7 +2,17 @@
  * Chooses the next tokens where the output head is: greedily by the `argmax` op, else by the `sample` op with one uniform number per row and step that depends
  * on seed, row and step alone, so that a row's text does not depend on its batch mates. Keeps the ids a repetition penalty looks at.
  */
-import { type BufferId, type DeviceContext, DTYPES, guardNative, MEMORY_KINDS, native, opSignature, roundUp, TENSOR_WORDS } from '@metashard/core';
+import {
+  type BufferId,
+  type DeviceContext,
+  DTYPES,
+  guardNative,
+  MEMORY_KINDS,
+  native,
+  opSignature,
+  roundUp,
+  TENSOR_WORDS,
+} from '@metashard/core';
 import type { SamplerSizes, SamplingSpec } from './executor-protocol.js';
 import { ALIGNMENT } from './program-facts.js';
 
@@ -50,13 +60,22 @@ export class Sampler {
   choose(logits: Place, rows: Int32Array, scratch: BufferId): Int32Array {
     const spec = this.#spec as SamplingSpec;
     const plain = !spec.doSample && spec.repetitionPenalty === 1;
-    const inputs = plain ? [this.#logits(logits, rows.length)] : [this.#logits(logits, rows.length), ...this.#writeInputs(spec, rows)];
+    const inputs = plain
+      ? [this.#logits(logits, rows.length)]
+      : [this.#logits(logits, rows.length), ...this.#writeInputs(spec, rows)];
     const words = new Float64Array(inputs.length * TENSOR_WORDS);
     for (const [i, input] of inputs.entries()) words.set(input, i * TENSOR_WORDS);
     const ids = this.#tensor(this.#places.ids, 'int32', [rows.length]);
     const op = plain ? 'argmax' : 'sample';
     guardNative(this.#context.device.name, op, () =>
-      native().callOp(this.#context.id, opSignature(op).code, words, Float64Array.from(ids), new Float64Array(0), plain ? 0 : scratch),
+      native().callOp(
+        this.#context.id,
+        opSignature(op).code,
+        words,
+        Float64Array.from(ids),
+        new Float64Array(0),
+        plain ? 0 : scratch,
+      ),
     );
     const chosen = new Int32Array(rows.length);
     native().read(this.#buffer, this.#places.ids, chosen);
@@ -71,8 +90,9 @@ export class Sampler {
   #writeInputs(spec: SamplingSpec, rows: Int32Array): number[][] {
     const { maxSeqLen } = this.#sizes;
     const temperature = spec.doSample ? spec.temperature : 0;
-    const parameters = Float32Array.from({ length: rows.length * 4 }, (_, i) =>
-      [temperature, spec.topK, spec.topP, spec.repetitionPenalty][i % 4] as number,
+    const parameters = Float32Array.from(
+      { length: rows.length * 4 },
+      (_, i) => [temperature, spec.topK, spec.topP, spec.repetitionPenalty][i % 4] as number,
     );
     const uniforms = Float32Array.from(rows, (row) => uniformOf(spec.seed, row, this.#chosen[row] ?? 0));
     const lengths = new Int32Array(rows.length);

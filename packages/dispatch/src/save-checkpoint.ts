@@ -6,7 +6,18 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { copyFile, mkdir, open, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { ArgumentError, CheckpointError, type DeviceName, type DType, DTYPES, encodeSafetensorsHeader, parseBytes, type Program, type ProgramTensor, type TensorId } from '@metashard/core';
+import {
+  ArgumentError,
+  CheckpointError,
+  type DeviceName,
+  DTYPES,
+  type DType,
+  encodeSafetensorsHeader,
+  type Program,
+  type ProgramTensor,
+  parseBytes,
+  type TensorId,
+} from '@metashard/core';
 import { scaleName } from '@metashard/meta';
 import type { SaveInstruction } from './executor-protocol.js';
 import type { Executors } from './executors.js';
@@ -19,7 +30,15 @@ export interface SaveOptions {
 }
 
 /** Files that describe the model and are copied as they are. */
-const COPIED = ['generation_config.json', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja', 'vocab.json', 'merges.txt'];
+const COPIED = [
+  'generation_config.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
+  'vocab.json',
+  'merges.txt',
+];
 
 interface SavedTensor {
   name: string;
@@ -53,7 +72,8 @@ export async function saveModel(
     await rename(temporary, target);
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
-    if (error instanceof Error && 'syscall' in error) throw new CheckpointError(`${target}: ${error.message}`, { cause: error, details: { file: target } });
+    if (error instanceof Error && 'syscall' in error)
+      throw new CheckpointError(`${target}: ${error.message}`, { cause: error, details: { file: target } });
     throw error;
   }
 }
@@ -67,7 +87,14 @@ function savedTensors(program: Program): SavedTensor[] {
     const nbytes = shape.reduce((product, dim) => product * dim, DTYPES[tensor.dtype].bytes);
     const name = tensor.name as string;
     saved.push({ name, dtype: tensor.dtype, shape, nbytes, weight });
-    if (tensor.layout === 'packed_int8') saved.push({ name: scaleName(name).replace(/SCB$/, 'weight_format'), dtype: 'uint8', shape: [], nbytes: 1, weight: null });
+    if (tensor.layout === 'packed_int8')
+      saved.push({
+        name: scaleName(name).replace(/SCB$/, 'weight_format'),
+        dtype: 'uint8',
+        shape: [],
+        nbytes: 1,
+        weight: null,
+      });
   }
   return saved.sort((a, b) => DTYPES[b.dtype].bytes - DTYPES[a.dtype].bytes || (a.name < b.name ? -1 : 1));
 }
@@ -87,13 +114,21 @@ function cutShards(tensors: readonly SavedTensor[], limit: number): SavedTensor[
 }
 
 /** Headers and file sizes first, then every device writes its tensors in place, then everything is flushed. */
-async function writeShards(folder: string, shards: readonly SavedTensor[][], planned: PlannedProgram, executors: Executors): Promise<void> {
+async function writeShards(
+  folder: string,
+  shards: readonly SavedTensor[][],
+  planned: PlannedProgram,
+  executors: Executors,
+): Promise<void> {
   const names = shards.map((_, i) =>
-    shards.length === 1 ? 'model.safetensors' : `model-${String(i + 1).padStart(5, '0')}-of-${String(shards.length).padStart(5, '0')}.safetensors`,
+    shards.length === 1
+      ? 'model.safetensors'
+      : `model-${String(i + 1).padStart(5, '0')}-of-${String(shards.length).padStart(5, '0')}.safetensors`,
   );
   const perDevice = new Map<DeviceName, SaveInstruction[]>();
   const owner = new Map<TensorId, DeviceName>();
-  for (const [device, { weights }] of planned.memory) for (const id of weights) if (!owner.has(id)) owner.set(id, device);
+  for (const [device, { weights }] of planned.memory)
+    for (const id of weights) if (!owner.has(id)) owner.set(id, device);
   const weightMap: Record<string, string> = {};
   for (const [i, shard] of shards.entries()) {
     const file = join(folder, names[i] as string);
@@ -102,7 +137,8 @@ async function writeShards(folder: string, shards: readonly SavedTensor[][], pla
     for (const { name, nbytes, weight } of shard) {
       weightMap[name] = names[i] as string;
       const device = weight === null ? undefined : owner.get(weight);
-      if (weight !== null && device !== undefined) perDevice.set(device, [...(perDevice.get(device) ?? []), { tensor: weight, file, offset }]);
+      if (weight !== null && device !== undefined)
+        perDevice.set(device, [...(perDevice.get(device) ?? []), { tensor: weight, file, offset }]);
       offset += nbytes;
     }
     // What no device writes, the format bytes, is 0 already.
@@ -115,7 +151,10 @@ async function writeShards(folder: string, shards: readonly SavedTensor[][], pla
   for (const name of names) await flush(join(folder, name));
   if (shards.length === 1) return;
   const total = shards.flat().reduce((sum, { nbytes }) => sum + nbytes, 0);
-  await writeJson(join(folder, 'model.safetensors.index.json'), { metadata: { total_size: total }, weight_map: weightMap });
+  await writeJson(join(folder, 'model.safetensors.index.json'), {
+    metadata: { total_size: total },
+    weight_map: weightMap,
+  });
 }
 
 async function describeModel(folder: string, source: ModelSource, program: Program): Promise<void> {
@@ -138,7 +177,11 @@ async function describeModel(folder: string, source: ModelSource, program: Progr
             llm_int8_enable_fp32_cpu_offload: false,
           },
         };
-  await writeJson(join(folder, 'config.json'), { ...config, dtype: float?.dtype ?? source.config.dtype, ...quantization });
+  await writeJson(join(folder, 'config.json'), {
+    ...config,
+    dtype: float?.dtype ?? source.config.dtype,
+    ...quantization,
+  });
   for (const name of COPIED) {
     const file = join(source.folder, name);
     if (existsSync(file)) await copyFile(file, join(folder, name));
@@ -152,7 +195,9 @@ function int8Threshold(program: Program, weights: readonly ProgramTensor[]): num
 }
 
 async function writeJson(file: string, value: unknown): Promise<void> {
-  await writeFile(file, `${JSON.stringify(value, null, 2)}\n`);
+  // Python reads the threshold 6 as an integer and refuses it; JavaScript writes 6.0 as 6.
+  const text = JSON.stringify(value, null, 2).replace(/("llm_int8_threshold": \d+)(,?)$/m, '$1.0$2');
+  await writeFile(file, `${text}\n`);
   await flush(file);
 }
 

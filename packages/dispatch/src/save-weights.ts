@@ -1,6 +1,14 @@
 /** Writes weights of one device into checkpoint files whose headers stand already: read back in windows, 8-bit ones unpacked to rows on the way. */
 import { closeSync, openSync, writeSync } from 'node:fs';
-import { CheckpointError, DTYPES, guardNative, native, opSignature, packedInt8Bytes, type ProgramTensor } from '@metashard/core';
+import {
+  CheckpointError,
+  DTYPES,
+  guardNative,
+  native,
+  opSignature,
+  type ProgramTensor,
+  packedInt8Bytes,
+} from '@metashard/core';
 import type { DeviceExecutor } from './device-executor.js';
 import type { SaveInstruction } from './executor-protocol.js';
 import { matrixShape, tensorWords } from './load-weights.js';
@@ -20,7 +28,8 @@ export function saveWeights(executor: DeviceExecutor, instructions: readonly Sav
       saveTensor(executor, instruction, descriptor);
     }
   } catch (error) {
-    if (error instanceof Error && 'syscall' in error) throw new CheckpointError(`save: ${error.message}`, { cause: error });
+    if (error instanceof Error && 'syscall' in error)
+      throw new CheckpointError(`save: ${error.message}`, { cause: error });
     throw error;
   } finally {
     for (const descriptor of files.values()) closeSync(descriptor);
@@ -31,13 +40,19 @@ function saveTensor(executor: DeviceExecutor, { tensor, offset }: SaveInstructio
   const spec = executor.setup.program.tensors[tensor] as ProgramTensor;
   const [rows, columns] = matrixShape(spec.dims as readonly number[]);
   const write = (bytes: Uint8Array, at: number): void => {
-    for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done, bytes.length - done, offset + at + done);
+    for (let done = 0; done < bytes.length; )
+      done += writeSync(descriptor, bytes, done, bytes.length - done, offset + at + done);
   };
   if (spec.layout === 'packed_int8') unpackRows(executor, executor.buffer(tensor), rows, columns, write);
   else copyOut(executor, executor.buffer(tensor), rows * columns * DTYPES[spec.dtype].bytes, write);
 }
 
-function copyOut(executor: DeviceExecutor, buffer: number, bytes: number, write: (bytes: Uint8Array, at: number) => void): void {
+function copyOut(
+  executor: DeviceExecutor,
+  buffer: number,
+  bytes: number,
+  write: (bytes: Uint8Array, at: number) => void,
+): void {
   for (let at = 0; at < bytes; at += WINDOW_BYTES) {
     const window = new Uint8Array(Math.min(WINDOW_BYTES, bytes - at));
     guardNative(executor.setup.device, 'read', () => native().read(buffer, at, window));
@@ -46,7 +61,13 @@ function copyOut(executor: DeviceExecutor, buffer: number, bytes: number, write:
 }
 
 /** Through the segment's scratch, which an int8 linear always has for at least 48 rows. */
-function unpackRows(executor: DeviceExecutor, buffer: number, rows: number, columns: number, write: (bytes: Uint8Array, at: number) => void): void {
+function unpackRows(
+  executor: DeviceExecutor,
+  buffer: number,
+  rows: number,
+  columns: number,
+  write: (bytes: Uint8Array, at: number) => void,
+): void {
   const { context, setup, scratch } = executor;
   const window = Math.min(WINDOW_BYTES, setup.scratchBytes);
   const perWindow = Math.max(BLOCK_ROWS, Math.floor(window / Math.max(columns, 1) / BLOCK_ROWS) * BLOCK_ROWS);

@@ -26,7 +26,13 @@ export class StepScheduler {
     readonly spec: GenerationSpec,
     readonly control: Control,
   ) {
-    this.#rows = spec.rows.map((row) => ({ ...row, next: row.ids, length: row.cached, chosen: 0, finished: row.maxNewTokens <= 0 }));
+    this.#rows = spec.rows.map((row) => ({
+      ...row,
+      next: row.ids,
+      length: row.cached,
+      chosen: 0,
+      finished: row.maxNewTokens <= 0,
+    }));
     this.#endIds = new Set(spec.endIds);
   }
 

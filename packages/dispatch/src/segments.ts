@@ -28,7 +28,8 @@ export interface Segment {
 /** The storage tensor behind a view, or the tensor itself. */
 export function storageOf(program: Program, id: TensorId): TensorId {
   let at = id;
-  for (let tensor = program.tensors[at]; tensor?.kind === 'view'; tensor = program.tensors[at]) at = tensor.of as TensorId;
+  for (let tensor = program.tensors[at]; tensor?.kind === 'view'; tensor = program.tensors[at])
+    at = tensor.of as TensorId;
   return at;
 }
 

@@ -36,7 +36,10 @@ export class ServeLoop {
     const { worker } = this.#executor.setup;
     while (open.size > 0) {
       const bell = this.#control.bell(worker);
-      if (this.#control.stopped) throw new ExecutorError(`${this.#executor.setup.device}: stopped because another device failed`, { code: 'executor_stopped' });
+      if (this.#control.stopped)
+        throw new ExecutorError(`${this.#executor.setup.device}: stopped because another device failed`, {
+          code: 'executor_stopped',
+        });
       let busy = this.#schedule();
       for (const index of [...open]) busy = this.#take(index, open) || busy;
       if (!busy) this.#control.wait(worker, bell);
@@ -103,7 +106,9 @@ export class ServeLoop {
   #runWithTaps(open: OpenSegment, step: StepView, dims: Int32Array, end: number): void {
     let first = 0;
     if (step.flags & FLAG.hiddenStates) {
-      const taps = open.segment.outputs.filter(({ name, op }) => !isFinalOutput(name) && op < end).sort((a, b) => a.op - b.op);
+      const taps = open.segment.outputs
+        .filter(({ name, op }) => !isFinalOutput(name) && op < end)
+        .sort((a, b) => a.op - b.op);
       for (const tap of taps) {
         this.#executor.run(open, dims, first, tap.op + 1);
         first = tap.op + 1;
@@ -127,7 +132,9 @@ export class ServeLoop {
         executor.run(open, Int32Array.of(step.dims.tokens, step.dims.sequences, rows), open.tail, end);
       }
       if (step.flags & FLAG.sample) this.#choose(open, step, rows);
-      else if (step.flags & FLAG.logits) for (const { name, tensor } of finals) this.#readOutput(open, name, first, this.#outputRows(tensor, step, rows));
+      else if (step.flags & FLAG.logits)
+        for (const { name, tensor } of finals)
+          this.#readOutput(open, name, first, this.#outputRows(tensor, step, rows));
     }
   }
 
@@ -164,7 +171,14 @@ export class ServeLoop {
     const { setup } = this.#executor;
     const tensor = setup.program.outputs[name] as number;
     const data = this.#readRows(open, tensor, rows);
-    const message: ExecutorMessage = { type: 'output', name, first, rows, columns: rows === 0 ? 0 : data.length / rows, data };
+    const message: ExecutorMessage = {
+      type: 'output',
+      name,
+      first,
+      rows,
+      columns: rows === 0 ? 0 : data.length / rows,
+      data,
+    };
     setup.port.postMessage(message, [data.buffer]);
   }
 
@@ -174,7 +188,8 @@ export class ServeLoop {
     const place = this.#executor.arenaPlace(open.segment.index, storageOf(setup.program, tensor));
     const data = new Float32Array(rows * rowElements(spec));
     const shift = (spec.offset ?? 0) * elementBytes(spec);
-    if (data.length > 0) guardNative(setup.device, 'read', () => native().read(place.buffer, place.byteOffset + shift, data));
+    if (data.length > 0)
+      guardNative(setup.device, 'read', () => native().read(place.buffer, place.byteOffset + shift, data));
     return data;
   }
 }

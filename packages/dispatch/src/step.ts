@@ -2,7 +2,14 @@
  * A step as it travels through the rings: a header, then the Program's step inputs (ids, positions, block tables, …) one after another, then which row of
  * the batch each sequence is. Every segment gets the whole descriptor; tensors between segments go through inboxes, not through here.
  */
-import { type DimValues, elementCount, type Program, type ProgramTensor, resolveDims, type TensorId } from '@metashard/core';
+import {
+  type DimValues,
+  elementCount,
+  type Program,
+  type ProgramTensor,
+  resolveDims,
+  type TensorId,
+} from '@metashard/core';
 
 export const STEP = 1;
 /** The run is over: each segment passes it on and its worker leaves the loop. */
@@ -94,7 +101,11 @@ export class StepView {
   ) {
     this.index = slot[INDEX] as number;
     this.flags = slot[FLAGS] as number;
-    this.dims = { tokens: slot[TOKENS] as number, sequences: slot[SEQUENCES] as number, outputs: slot[OUTPUTS] as number };
+    this.dims = {
+      tokens: slot[TOKENS] as number,
+      sequences: slot[SEQUENCES] as number,
+      outputs: slot[OUTPUTS] as number,
+    };
     let at = HEADER_WORDS;
     for (const { tensor, spec } of inputs) {
       const words = elementCount(resolveDims(spec.dims, this.dims));

@@ -2,7 +2,16 @@
  * Finds every weight of a Program in a checkpoint and says how it is brought into place. Names are the module paths; a checkpoint may have the base model's
  * prefix (`transformer.`) or lack it, may name a tied weight by any of its names, and may hold linears in 8 bits. Reads headers only.
  */
-import { CheckpointError, type CheckpointIndex, type DType, DTYPES, type Program, type ProgramTensor, sameDims, type TensorId } from '@metashard/core';
+import {
+  CheckpointError,
+  type CheckpointIndex,
+  DTYPES,
+  type DType,
+  type Program,
+  type ProgramTensor,
+  sameDims,
+  type TensorId,
+} from '@metashard/core';
 import type { FileSource, LoadInstruction } from './executor-protocol.js';
 
 export interface WeightSourcesRequest {
@@ -27,7 +36,8 @@ export function findWeightSources(request: WeightSourcesRequest): Map<TensorId, 
     const tensor = program.tensors[id] as ProgramTensor;
     if (isScale(name, byName)) continue;
     const scales = byName.get(scaleName(name));
-    const instruction = tensor.dtype === 'int8' && scales !== undefined ? finder.int8(name, id, scales) : finder.float(name, id);
+    const instruction =
+      tensor.dtype === 'int8' && scales !== undefined ? finder.int8(name, id, scales) : finder.float(name, id);
     if (instruction !== undefined) found.set(id, instruction);
   }
   finder.check();
@@ -74,7 +84,9 @@ class SourceFinder {
   check(): void {
     const { checkpoint, ignore = [] } = this.#request;
     const patterns = [...NEVER_WEIGHTS, ...ignore];
-    const unexpected = [...checkpoint.tensors.keys()].filter((key) => !this.#used.has(key) && !patterns.some((pattern) => pattern.test(key)));
+    const unexpected = [...checkpoint.tensors.keys()].filter(
+      (key) => !this.#used.has(key) && !patterns.some((pattern) => pattern.test(key)),
+    );
     const parts = [
       describe('missing', this.#missing),
       describe('unexpected', unexpected),
@@ -92,7 +104,10 @@ class SourceFinder {
   #find(name: string, id: TensorId): string | undefined {
     const { checkpoint, tied, baseModelPrefix: prefix, program } = this.#request;
     const names = tied.find((group) => group.includes(name)) ?? [name];
-    const spellings = [name, ...names].flatMap((one) => [one, one.startsWith(`${prefix}.`) ? one.slice(prefix.length + 1) : `${prefix}.${one}`]);
+    const spellings = [name, ...names].flatMap((one) => [
+      one,
+      one.startsWith(`${prefix}.`) ? one.slice(prefix.length + 1) : `${prefix}.${one}`,
+    ]);
     const keys = spellings.filter((one) => checkpoint.tensors.has(one));
     for (const key of keys) this.#used.add(key);
     const key = keys[0];
@@ -122,9 +137,12 @@ class SourceFinder {
     const scales = this.#source(name);
     const rows = source.shape[0];
     if (scales.dtype !== 'float32' || scales.shape.length !== 1 || scales.shape[0] !== rows) {
-      throw new CheckpointError(`${scales.file} ${name}: expected float32 [${rows}], got ${scales.dtype} [${scales.shape.join(', ')}]`, {
-        details: { file: scales.file, tensor: name },
-      });
+      throw new CheckpointError(
+        `${scales.file} ${name}: expected float32 [${rows}], got ${scales.dtype} [${scales.shape.join(', ')}]`,
+        {
+          details: { file: scales.file, tensor: name },
+        },
+      );
     }
     return scales;
   }
@@ -133,12 +151,16 @@ class SourceFinder {
     const { checkpoint } = this.#request;
     const entry = checkpoint.tensors.get(key);
     const file = entry === undefined ? undefined : checkpoint.files[entry.file];
-    if (entry === undefined || file === undefined) throw new CheckpointError(`${checkpoint.folder} ${key}: no such tensor`);
+    if (entry === undefined || file === undefined)
+      throw new CheckpointError(`${checkpoint.folder} ${key}: no such tensor`);
     const dtype = entry.dtype as DType | null;
     if (dtype === null || !(DTYPES[dtype].isFloat || dtype === 'int8')) {
-      throw new CheckpointError(`${file.path} ${key}: expected a float or int8 weight, got ${dtype ?? 'a dtype metashard does not read'}`, {
-        details: { file: file.path, tensor: key },
-      });
+      throw new CheckpointError(
+        `${file.path} ${key}: expected a float or int8 weight, got ${dtype ?? 'a dtype metashard does not read'}`,
+        {
+          details: { file: file.path, tensor: key },
+        },
+      );
     }
     return { file: file.path, offset: entry.offset, dtype, shape: entry.shape };
   }
@@ -151,9 +173,13 @@ function describe(what: string, names: readonly string[]): string {
 }
 
 /** The instructions of one device in the order of the files, so that reading streams. */
-export function instructionsFor(weights: Iterable<TensorId>, sources: ReadonlyMap<TensorId, LoadInstruction>): LoadInstruction[] {
+export function instructionsFor(
+  weights: Iterable<TensorId>,
+  sources: ReadonlyMap<TensorId, LoadInstruction>,
+): LoadInstruction[] {
   const own = [...weights].flatMap((id) => sources.get(id) ?? []);
-  const key = (one: LoadInstruction): [string, number] => (one.kind === 'memory' ? ['', one.byteOffset] : [one.source.file, one.source.offset]);
+  const key = (one: LoadInstruction): [string, number] =>
+    one.kind === 'memory' ? ['', one.byteOffset] : [one.source.file, one.source.offset];
   return own.sort((a, b) => {
     const [[fileA, offsetA], [fileB, offsetB]] = [key(a), key(b)];
     return fileA < fileB ? -1 : fileA > fileB ? 1 : offsetA - offsetB;

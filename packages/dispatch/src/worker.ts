@@ -3,7 +3,16 @@ import '@metashard/cpu';
 import '@metashard/cuda';
 import { DisposedError, native, toPlainError } from '@metashard/core';
 import { DeviceExecutor } from './device-executor.js';
-import type { ExecutorMessage, ExecutorSetup, ExecutorStats, Inbox, LoadInstruction, OpenedExecutor, SaveInstruction, ServeRequest } from './executor-protocol.js';
+import type {
+  ExecutorMessage,
+  ExecutorSetup,
+  ExecutorStats,
+  Inbox,
+  LoadInstruction,
+  OpenedExecutor,
+  SaveInstruction,
+  ServeRequest,
+} from './executor-protocol.js';
 import { loadWeights } from './load-weights.js';
 import { Control } from './ring.js';
 import { saveWeights } from './save-weights.js';
@@ -18,7 +27,9 @@ function current(): DeviceExecutor {
 }
 
 /** Errors cross as plain data; see fromPlainError. */
-function plainly<A, R>(task: (argument: A) => R): (argument: A) => { ok: R } | { error: ReturnType<typeof toPlainError> } {
+function plainly<A, R>(
+  task: (argument: A) => R,
+): (argument: A) => { ok: R } | { error: ReturnType<typeof toPlainError> } {
   return (argument) => {
     try {
       return { ok: task(argument) };

@@ -1,0 +1,49 @@
+// For ops that treat every element alike: a block takes `elements_per_block` elements in row-major order, its threads side by side.
+#pragma once
+#include "../simt/simt.h"
+#include "calls.h"
+
+static constexpr int elements_per_thread = 4;
+
+// How often `size` goes into `index`; in 32 bits where that holds it, which a GPU divides much faster.
+SIMT_DEVICE int64_t whole_times(int64_t index, int64_t size) {
+  if (((index | size) >> 32) == 0) return static_cast<uint32_t>(index) / static_cast<uint32_t>(size);
+  return index / size;
+}
+
+// Where element `index` lies in each operand.
+template <int operands>
+SIMT_DEVICE void locate(const ms_elements &elements, int64_t index, int64_t (&at)[operands]) {
+  for (int k = 0; k < operands; k++) at[k] = 0;
+  int64_t rest = index;
+#pragma unroll
+  for (int d = 3; d > 0; d--) {
+    if (4 - d >= elements.rank) break;
+    const int64_t outer = whole_times(rest, elements.shape[d]), inner = rest - outer * elements.shape[d];
+    for (int k = 0; k < operands; k++) at[k] += inner * elements.stride[k][d];
+    rest = outer;
+  }
+  // What is left runs along the outermost dimension.
+  const int outermost = 4 - (elements.rank > 0 ? elements.rank : 1);
+  for (int k = 0; k < operands; k++) {
+    const int64_t stride = outermost == 3   ? elements.stride[k][3]
+                           : outermost == 2 ? elements.stride[k][2]
+                           : outermost == 1 ? elements.stride[k][1]
+                                            : elements.stride[k][0];
+    at[k] += rest * stride;
+  }
+}
+
+// body(at) for each element of this thread, at[k] being its place in operand k.
+template <int operands, class Body>
+SIMT_DEVICE void each_element(const ms_elements &elements, const Body &body) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x * elements_per_thread + threadIdx.x;
+#pragma unroll
+  for (int i = 0; i < elements_per_thread; i++) {
+    const int64_t index = first + static_cast<int64_t>(i) * blockDim.x;
+    if (index >= elements.count) return;
+    int64_t at[operands];
+    locate(elements, index, at);
+    body(at);
+  }
+}
