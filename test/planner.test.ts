@@ -9,6 +9,7 @@ import {
   loadModel,
   nn,
   type Program,
+  parseBytes,
   planDeviceMap,
   planRecorded,
   recordModel,
@@ -24,6 +25,7 @@ import {
   sequentialPartition,
   type Unit,
 } from '../packages/dispatch/dist/partition.js';
+import { bestPlacement, type Stage } from '../packages/dispatch/dist/placement.js';
 import { ProgramFacts } from '../packages/dispatch/dist/program-facts.js';
 import { SHIPPED } from './golden-models.js';
 
@@ -286,4 +288,101 @@ it('a recorded Program survives structured clone and JSON', () => {
   );
   expect(structuredClone(program)).toEqual(program);
   expect(JSON.parse(JSON.stringify(program)) as Program).toEqual(program);
+});
+
+describe('the placement behind auto', () => {
+  const problems = fc.record({
+    sizes: fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 6 }),
+    devices: fc.array(
+      fc.record({
+        capacity: fc.integer({ min: 3, max: 30 }),
+        speed: fc.integer({ min: 1, max: 3 }),
+        hop: fc.integer({ min: 0, max: 4 }),
+      }),
+      {
+        minLength: 1,
+        maxLength: 4,
+      },
+    ),
+    objective: fc.constantFrom('latency' as const, 'throughput' as const),
+  });
+
+  it('is the optimum over every order of devices that brute force finds', () => {
+    fc.assert(
+      fc.property(problems, ({ sizes, devices: made, objective }) => {
+        const ranges = new MadeRanges(sizes);
+        const devices = made.map(({ capacity, speed, hop }) => ({
+          capacity,
+          hopMs: hop,
+          key: `${capacity},${speed},${hop}`,
+          stageMs: (from: number, to: number) => ranges.bytes(from, to) / speed,
+        }));
+        const cost = (stages: readonly Stage[]): number => {
+          const times = stages.map(
+            ({ device, from, to }, i) =>
+              (devices[device]?.stageMs(from, to) as number) + (i > 0 ? (devices[device]?.hopMs as number) : 0),
+          );
+          return objective === 'latency' ? times.reduce((a, b) => a + b, 0) : Math.max(...times);
+        };
+        let best = Number.POSITIVE_INFINITY;
+        const search = (stages: Stage[], placed: number): void => {
+          if (placed === sizes.length) best = Math.min(best, cost(stages));
+          for (const [device, { capacity }] of devices.entries()) {
+            if (stages.some((stage) => stage.device === device)) continue;
+            for (let to = placed + 1; to <= sizes.length && ranges.bytes(placed, to) <= capacity; to++) {
+              search([...stages, { device, from: placed, to }], to);
+            }
+          }
+        };
+        search([], 0);
+        const found = bestPlacement({ ranges, devices, objective });
+        if (found === undefined) return best === Number.POSITIVE_INFINITY;
+        expect(found[0]?.from).toBe(0);
+        expect(found.at(-1)?.to).toBe(sizes.length);
+        expect(new Set(found.map((stage) => stage.device)).size).toBe(found.length);
+        for (const { device, from, to } of found)
+          expect(ranges.bytes(from, to)).toBeLessThanOrEqual(devices[device]?.capacity as number);
+        return Math.abs(cost(found) - best) < 1e-9;
+      }),
+      { numRuns: 400 },
+    );
+  });
+
+  it('fills one device when the model fits it, the fewest when not, and prefers the fast ones in any order', () => {
+    const { model } = buildModel({ ...BLOOM_176B, hidden_size: 1024, n_head: 16, n_layer: 24 });
+    const recorded = recordModel(model, { maxSeqLen: 256 });
+    const plan = (names: [string, string][]) =>
+      planRecorded(
+        recorded,
+        names.map(([name, size]) => ({ name, emulated: false, budgetBytes: parseBytes(size), reserveBytes: 0 })),
+        { deviceMap: 'auto', model: 'm' },
+      ).plan.segments.map((segment) => segment.device);
+    expect(
+      plan([
+        ['cuda:0', '8GiB'],
+        ['cuda:1', '8GiB'],
+      ]),
+    ).toEqual(['cuda:0']);
+    expect(
+      plan([
+        ['cuda:0', '950MiB'],
+        ['cuda:1', '950MiB'],
+        ['cuda:2', '950MiB'],
+      ]),
+    ).toEqual(['cuda:0', 'cuda:1']);
+    expect(
+      plan([
+        ['cpu:0', '8GiB'],
+        ['cuda:0', '8GiB'],
+      ]),
+    ).toEqual(['cuda:0']);
+    expect(
+      new Set(
+        plan([
+          ['cuda:0', '950MiB'],
+          ['cpu:0', '8GiB'],
+        ]),
+      ),
+    ).toEqual(new Set(['cuda:0', 'cpu:0']));
+  });
 });

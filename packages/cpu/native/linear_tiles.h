@@ -1,9 +1,10 @@
 // linear (float32 activations, float32/float16/bfloat16 weights) over the lanes of one instruction set, two ways:
 //   few rows   dot products of rows of x with rows of the weight, both as they lie; a weight comes from memory once and is widened in
-//              registers. Bound by reading the weights.
+//              registers. Bound by reading the weights: one row of x reads them as one stream, which memory likes best (several rows
+//              of the weight at once cost a tenth to a fifth).
 //   many rows  strips of 2 × width weight rows packed as float32 [k][column] into the thread's workspace, tiles of `panel_rows` rows of x
 //              by one strip in registers. Bound by fused multiply-adds.
-// Each output is summed in an order that depends on K and on which way is taken alone: the same for 1 row as in a batch of 23.
+// Each output is summed in an order that depends on K and on whether rows are one, few or many, on nothing else.
 #pragma once
 #include <stdint.h>
 
@@ -27,8 +28,34 @@ typename L::floats load_bias(const linear_call &call, int64_t n, int64_t columns
 template <class L, int dtype>
 struct row_dots {
   using floats = typename L::floats;
-  static constexpr int weight_rows = 8;  // taken together; the next eight are prefetched meanwhile
+  static constexpr int weight_rows = 4;  // taken together; the next four are prefetched meanwhile
   static constexpr int64_t element = dtype == MS_FLOAT32 ? 4 : 2;
+
+  // out[0][n] for the only row of x: eight sums, to cover the latency of the multiply-add.
+  static void one_row(const linear_call &call, int64_t n) {
+    constexpr int chains = 8;
+    floats sums[chains];
+    unroll<chains>([&](auto i) { sums[i] = L::zero(); });
+    const int64_t row = n * call.weight_stride;
+    int64_t k = 0;
+    for (; k + chains * L::width <= call.K; k += chains * L::width) {
+      const char *ahead = static_cast<const char *>(call.weight) + (row + k) * element + 1024;
+      unroll<chains * L::width * element / 64>([&](auto i) { __builtin_prefetch(ahead + i * 64); });
+      unroll<chains>([&](auto i) {
+        const int64_t at = k + i * L::width;
+        sums[i] = L::fmadd(L::load(call.x + at), L::template load_as<dtype>(call.weight, row + at), sums[i]);
+      });
+    }
+    for (; k + L::width <= call.K; k += L::width) {
+      sums[0] = L::fmadd(L::load(call.x + k), L::template load_as<dtype>(call.weight, row + k), sums[0]);
+    }
+    if (k < call.K) {
+      const floats weights = L::template load_as_partial<dtype>(call.weight, row + k, call.K - k);
+      sums[1] = L::fmadd(L::load_partial(call.x + k, call.K - k), weights, sums[1]);
+    }
+    unroll<4>([&](auto i) { sums[i] = L::add(sums[i], sums[i + 4]); });
+    call.out[n] = L::sum(L::add(L::add(sums[0], sums[2]), L::add(sums[1], sums[3])));
+  }
 
   // Where a pass over the rows of x prefetches: at step k, element start + (k >> shift) of each of the next weight rows.
   struct prefetch_share {
@@ -94,14 +121,8 @@ struct row_dots {
     for_each_range(ceil_div(call.N, weight_rows), reading > computing ? reading : computing, [&](int64_t first, int64_t end) {
       int64_t n = first * weight_rows;
       const int64_t n_end = smaller(call.N, end * weight_rows);
-      for (; n + weight_rows <= n_end; n += weight_rows) {
-        if (call.rows == 1) {  // eight sums, to cover the latency of the multiply-add
-          tile<1, weight_rows>(call, 0, n, {0, 0});
-        } else {
-          all_rows<weight_rows / 2>(call, n);
-          all_rows<weight_rows / 2>(call, n + weight_rows / 2);
-        }
-      }
+      for (; call.rows == 1 && n < n_end; n++) one_row(call, n);
+      for (; n + weight_rows <= n_end; n += weight_rows) all_rows<weight_rows>(call, n);
       for (; n < n_end; n++) all_rows<1>(call, n);
       add_bias(call, first * weight_rows, n_end);
     });

@@ -9,8 +9,10 @@ import {
   formatBytes,
   InsufficientMemoryError,
   type Program,
+  type ProgramOp,
   parseDevice,
 } from '@metashard/core';
+import { type CostModel, DATASHEET_COSTS, EXPECTED_USE, type ExpectedUse, stageMs, workOf } from './costs.js';
 import { canonicalDeviceMap, deviceOfOps } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
 import { type DeviceMemory, planDeviceMemory, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
@@ -23,12 +25,10 @@ import {
   UnitRanges,
   unitsOf,
 } from './partition.js';
+import { bestPlacement, type Objective, type PlacementDevice, type Stage, stagesOf } from './placement.js';
 import type { DeviceMap, DevicePlan, PlanDevice, Strategy } from './plan.js';
 import { ProgramFacts } from './program-facts.js';
 import { cutSegments, type Segment } from './segments.js';
-
-/** Datasheet memory bandwidths in bytes per second, until a calibration measures them: a server CPU's two cores, a data-centre GPU. */
-const DATASHEET_BANDWIDTH = { cpu: 30e9, cuda: 1.5e12 } as const;
 
 export interface PlanRequest {
   program: Program;
@@ -47,6 +47,12 @@ export interface PlanRequest {
   model: string;
   skipped?: DevicePlan['skipped'];
   ignoredConfigFields?: string[];
+  /** Default: datasheet figures. */
+  costs?: CostModel;
+  /** What `auto` minimizes: a request's time (default), or its slowest stage. */
+  objective?: Objective;
+  /** Default: 512 tokens in, 128 out. */
+  expectedUse?: ExpectedUse;
 }
 
 export interface PlannedProgram {
@@ -64,14 +70,14 @@ export function planProgram(request: PlanRequest): PlannedProgram {
   const segments = cutSegments(facts, placed.deviceOfOp);
   const used = [...new Set(segments.map((segment) => segment.device))];
   const memory = new Map(used.map((device) => [device, planDeviceMemory(facts, segments, device)]));
-  const planned = devices.map((device) => describeDevice(request, device, memory.get(device.name), segments));
+  const planned = devices.map((device) => describeDevice(request, facts, device, memory.get(device.name), segments));
   checkBudgets(planned);
   const plan: DevicePlan = {
     version: 1,
     model: request.model,
     strategy: typeof request.deviceMap === 'object' ? 'explicit' : request.deviceMap,
     deviceMap: placed.deviceMap,
-    costs: 'datasheet',
+    costs: (request.costs ?? DATASHEET_COSTS).source,
     maxSeqLen: request.maxSeqLen,
     maxBatchSize: request.maxBatchSize,
     segments: segments.map(({ device, modules }) => ({ device, executeOn: device, modules: [...modules] })),
@@ -108,14 +114,16 @@ function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Placement {
   const overhead = perDeviceOverhead(request, facts, units);
   const capacities = devices.map((device) => device.budgetBytes - device.reserveBytes - overhead);
   const ranges = new UnitRanges(facts, units);
-  const ends = chooseEnds(request.deviceMap as Strategy, { ranges, capacities }, devices);
-  if (ends === undefined) throw doesNotFit(devices, { ranges, capacities }, overhead);
+  const stages = chooseStages(request, facts, { ranges, capacities });
+  if (stages === undefined) throw doesNotFit(devices, { ranges, capacities }, overhead);
   const deviceOfOp = new Array<DeviceName>(program.ops.length).fill((devices[0] as DeviceBudget).name);
   const deviceMap: Record<string, DeviceName> = {};
-  for (const [i, unit] of units.entries()) {
-    const device = (devices[ends.findIndex((end) => i < end)] as DeviceBudget).name;
-    deviceMap[unit.module] = device;
-    for (const op of unit.ops) deviceOfOp[op] = device;
+  for (const stage of stages) {
+    const device = (devices[stage.device] as DeviceBudget).name;
+    for (const unit of units.slice(stage.from, stage.to)) {
+      deviceMap[unit.module] = device;
+      for (const op of unit.ops) deviceOfOp[op] = device;
+    }
   }
   return { deviceOfOp: headRowsWithHead(program, deviceOfOp), deviceMap };
 }
@@ -129,32 +137,52 @@ function headRowsWithHead(program: Program, deviceOfOp: DeviceName[]): DeviceNam
   return deviceOfOp;
 }
 
-/** `auto` takes the first device that holds everything, else spreads; CUDA devices alone before CUDA and CPU together. */
-function chooseEnds(
-  strategy: Strategy,
-  problem: PartitionProblem,
-  devices: readonly DeviceBudget[],
-): number[] | undefined {
-  const count = problem.ranges.units.length;
-  if (strategy === 'auto') {
-    const whole = problem.ranges.bytes(0, count);
-    const first = problem.capacities.findIndex((capacity) => whole <= capacity);
-    if (first >= 0) return problem.capacities.map((_, i) => (i < first ? 0 : count));
-  }
+/** `auto` is the placement that answers soonest; the others spread by bytes in the order given, CUDA devices before the CPU takes what they cannot. */
+function chooseStages(request: PlanRequest, facts: ProgramFacts, problem: PartitionProblem): Stage[] | undefined {
+  const { devices, deviceMap: strategy, objective = 'latency' } = request;
+  if (strategy === 'auto')
+    return bestPlacement({ ranges: problem.ranges, devices: placementDevices(request, facts, problem), objective });
   const solve = {
-    auto: balancedPartition,
     balanced: balancedPartition,
     balanced_low_0: balancedLow0Partition,
     sequential: sequentialPartition,
-  }[strategy];
-  const gpus = devices.filter((device) => parseDevice(device.name).type === 'cuda').length;
-  if (gpus > 0 && gpus < devices.length && devices.slice(0, gpus).every((d) => parseDevice(d.name).type === 'cuda')) {
-    const ends = solve({ ...problem, capacities: problem.capacities.slice(0, gpus) });
-    if (ends !== undefined) return ends;
-    // The CPU takes what the GPUs cannot: they are filled first.
-    return sequentialPartition(problem);
+  }[strategy as Exclude<Strategy, 'auto'>];
+  const gpus = devices.findIndex((device) => parseDevice(device.name).type !== 'cuda');
+  const overGpus = gpus > 0 ? solve({ ...problem, capacities: problem.capacities.slice(0, gpus) }) : undefined;
+  const ends = overGpus ?? (gpus > 0 ? sequentialPartition(problem) : solve(problem));
+  return ends === undefined ? undefined : stagesOf(ends);
+}
+
+/** What each device would take for any run of units, in milliseconds of the expected request. */
+function placementDevices(
+  { devices, costs = DATASHEET_COSTS, expectedUse = EXPECTED_USE }: PlanRequest,
+  facts: ProgramFacts,
+  { ranges, capacities }: PartitionProblem,
+): PlacementDevice[] {
+  const [bytes, operations] = [[0], [0]];
+  for (const [i, unit] of ranges.units.entries()) {
+    const work = workOf(
+      facts,
+      unit.ops.map((index) => facts.program.ops[index] as ProgramOp),
+      unit.kvCacheBytes,
+    );
+    bytes.push((bytes[i] as number) + work.decodeBytes);
+    operations.push((operations[i] as number) + work.operations);
   }
-  return solve(problem);
+  const between = (sums: readonly number[], from: number, to: number): number =>
+    (sums[to] as number) - (sums[from] as number);
+  return devices.map((device, d) => {
+    const own = costs.of(device.name);
+    const capacity = capacities[d] as number;
+    return {
+      capacity,
+      key: `${capacity},${own.bandwidth},${own.rate},${own.hopMs}`,
+      hopMs: own.hopMs * (expectedUse.newTokens + 1),
+      stageMs: (from, to) =>
+        stageMs({ decodeBytes: between(bytes, from, to), operations: between(operations, from, to) }, own, expectedUse)
+          .request,
+    };
+  });
 }
 
 /** Bytes every device may need besides weights and cache, whatever its units are: an upper bound; the exact figure follows from the segments. */
@@ -198,7 +226,8 @@ function perDeviceOverhead(
 }
 
 function describeDevice(
-  { program, dims, vocabSize, maxSeqLen }: PlanRequest,
+  { program, dims, vocabSize, maxSeqLen, costs = DATASHEET_COSTS }: PlanRequest,
+  facts: ProgramFacts,
   device: DeviceBudget,
   memory: DeviceMemory | undefined,
   segments: readonly Segment[],
@@ -210,7 +239,8 @@ function describeDevice(
   const activationsBytes = (memory?.activationsBytes ?? 0) + sampling.activations;
   const scratchBytes = Math.max(memory?.scratchBytes ?? 0, sampling.scratch);
   const needed = weightsBytes + kvCacheBytes + activationsBytes + scratchBytes + device.reserveBytes;
-  const bandwidth = DATASHEET_BANDWIDTH[parseDevice(device.name).type as 'cpu' | 'cuda'];
+  const ops = segments.filter((segment) => segment.device === device.name).flatMap((segment) => segment.ops);
+  const work = workOf(facts, ops, kvCacheBytes);
   return {
     name: device.name,
     emulated: device.emulated,
@@ -221,7 +251,7 @@ function describeDevice(
     scratchBytes,
     reserveBytes: device.reserveBytes,
     freeBytes: device.budgetBytes - needed,
-    expectedMs: ((weightsBytes + kvCacheBytes / 2) / bandwidth) * 1e3,
+    expectedMs: stageMs(work, costs.of(device.name), EXPECTED_USE).decode,
   };
 }
 

@@ -151,7 +151,7 @@ struct ms_rope_call {
 };
 
 // Elements of up to three operands of one shape in row-major order, the output first. Dimensions that all operands step over
-// evenly are merged; those left are the last `rank` of four, the others have size 1.
+// evenly are merged; those left, 1 to 4, are listed from the innermost on.
 struct ms_elements {
   int64_t count;
   int64_t shape[4];

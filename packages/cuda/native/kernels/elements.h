@@ -15,22 +15,14 @@ SIMT_DEVICE int64_t whole_times(int64_t index, int64_t size) {
 template <int operands>
 SIMT_DEVICE void locate(const ms_elements &elements, int64_t index, int64_t (&at)[operands]) {
   for (int k = 0; k < operands; k++) at[k] = 0;
-  int64_t rest = index;
 #pragma unroll
-  for (int d = 3; d > 0; d--) {
-    if (4 - d >= elements.rank) break;
-    const int64_t outer = whole_times(rest, elements.shape[d]), inner = rest - outer * elements.shape[d];
+  for (int d = 0; d < 4; d++) {
+    const bool outermost = d + 1 == elements.rank;
+    const int64_t outer = outermost ? 0 : whole_times(index, elements.shape[d]);
+    const int64_t inner = index - outer * elements.shape[d];
     for (int k = 0; k < operands; k++) at[k] += inner * elements.stride[k][d];
-    rest = outer;
-  }
-  // What is left runs along the outermost dimension.
-  const int outermost = 4 - (elements.rank > 0 ? elements.rank : 1);
-  for (int k = 0; k < operands; k++) {
-    const int64_t stride = outermost == 3   ? elements.stride[k][3]
-                           : outermost == 2 ? elements.stride[k][2]
-                           : outermost == 1 ? elements.stride[k][1]
-                                            : elements.stride[k][0];
-    at[k] += rest * stride;
+    if (outermost) return;
+    index = outer;
   }
 }
 

@@ -1,0 +1,71 @@
+/**
+ * What a plan's time is made of: how fast a device reads memory and computes, and what a hop to it costs. Datasheet figures until a calibration measures
+ * this machine's (`calibrate.ts`). Estimates choose between placements; nothing is promised by them.
+ */
+import { type DeviceName, opSignature, type ProgramOp, type ProgramTensor, parseDevice } from '@metashard/core';
+import type { ProgramFacts } from './program-facts.js';
+
+export interface DeviceCosts {
+  /** Bytes per second that a decode step reads weights and cache at. */
+  bandwidth: number;
+  /** Operations per second of a long prefill. */
+  rate: number;
+  /** Milliseconds to hand one token's activations to this device. */
+  hopMs: number;
+}
+
+export interface CostModel {
+  source: 'measured' | 'datasheet';
+  of(device: DeviceName): DeviceCosts;
+}
+
+/** Two cores of a server processor; a data-centre GPU. */
+const DATASHEET: Record<'cpu' | 'cuda', DeviceCosts> = {
+  cpu: { bandwidth: 30e9, rate: 1.5e12, hopMs: 0.01 },
+  cuda: { bandwidth: 1.5e12, rate: 250e12, hopMs: 0.03 },
+};
+
+export const DATASHEET_COSTS: CostModel = {
+  source: 'datasheet',
+  of: (device) => DATASHEET[parseDevice(device).type === 'cuda' ? 'cuda' : 'cpu'],
+};
+
+/** What a request is expected to look like: its prefill and decode are weighed by these. */
+export interface ExpectedUse {
+  promptTokens: number;
+  newTokens: number;
+}
+export const EXPECTED_USE: ExpectedUse = { promptTokens: 512, newTokens: 128 };
+
+/** Work of some ops: bytes a decode step reads (a table of embeddings only a row of it), operations per token. */
+export interface Work {
+  decodeBytes: number;
+  operations: number;
+}
+
+export function workOf(facts: ProgramFacts, ops: Iterable<ProgramOp>, kvCacheBytes: number): Work {
+  const { program } = facts;
+  // On average a sequence is half full.
+  let [decodeBytes, operations] = [kvCacheBytes / 2, 0];
+  for (const op of ops) {
+    const signature = opSignature(op.op);
+    for (const [i, id] of op.inputs.entries()) {
+      const storage = facts.storageOf(id);
+      const tensor = program.tensors[storage] as ProgramTensor | undefined;
+      if (tensor?.kind !== 'weight') continue;
+      const isTable = op.op.startsWith('embedding');
+      decodeBytes += isTable ? facts.bytesOf(storage) / Math.max(1, tensor.dims[0] as number) : facts.bytesOf(storage);
+      const isMatrix = signature.inputs[i] === 'weight' || signature.inputs[i] === 'CB';
+      if (isMatrix && tensor.dims.length === 2)
+        operations += 2 * (tensor.dims[0] as number) * (tensor.dims[1] as number);
+    }
+  }
+  return { decodeBytes, operations };
+}
+
+/** Milliseconds of a stage for one decode step, and for a whole expected request (prefill, then every decode step, hops included). */
+export function stageMs(work: Work, costs: DeviceCosts, use: ExpectedUse): { decode: number; request: number } {
+  const decode = (work.decodeBytes / costs.bandwidth) * 1e3;
+  const prefill = ((work.operations * use.promptTokens) / costs.rate) * 1e3;
+  return { decode, request: use.newTokens * decode + prefill };
+}
