@@ -211,8 +211,9 @@ function rope(inputs: Inputs, [interleaved]: readonly number[]): Reference {
     const step = interleaved ? 1 : half;
     const [a, b] = second ? [at(x, i - step), at(x, i)] : [at(x, i), at(x, i + step)];
     const [c, s] = [at(cos, t * half + pair), at(sin, t * half + pair)];
-    magnitude[i] = Math.abs(a) + Math.abs(b);
-    return second ? b * c + a * s : a * c - b * s;
+    const [x1, x2] = second ? [b * c, a * s] : [a * c, -b * s];
+    magnitude[i] = Math.abs(x1) + Math.abs(x2);
+    return x1 + x2;
   });
   return { outputs: [{ values: out, magnitude }] };
 }

@@ -10,7 +10,7 @@ import {
   TENSOR_WORDS,
 } from '@metashard/core';
 import { FILL, forEachElement, type HostTensor, hostValues } from './host-tensor.js';
-import type { BuiltCase, OpCase } from './op-cases.js';
+import type { BuiltCase, OpCase } from './op-case.js';
 import { OP_REFERENCES, type ReferenceOutput, roundTo } from './op-reference.js';
 
 /** The `kind` of test buffers: "other" in MEMORY_KINDS. */
@@ -65,6 +65,12 @@ export class PlacedCase {
       to.set(tensor.strides, 9);
     }
     return words;
+  }
+
+  /** Puts input `index` elsewhere: its first words (buffer, offset, dtype, layout, rank, dims) and strides. */
+  move(index: number, words: readonly number[], strides: readonly number[]): void {
+    this.#words.inputs.set(words, index * TENSOR_WORDS);
+    this.#words.inputs.set(strides, index * TENSOR_WORDS + 9);
   }
 
   run(): void {

@@ -7,6 +7,7 @@ import { DTYPES } from './dtype.js';
 import {
   ArgumentError,
   BackendError,
+  CheckpointError,
   DeviceLostError,
   DeviceUnavailableError,
   MetashardError,
@@ -27,7 +28,7 @@ import { type OpName, opSignature, type TensorSpec } from './ops.js';
 import type { Tensor } from './tensor.js';
 
 /** Status codes of ms_status. */
-const STATUS = { invalid: 1, outOfMemory: 2, unavailable: 3, unsupported: 4, deviceLost: 5 } as const;
+const STATUS = { invalid: 1, outOfMemory: 2, unavailable: 3, unsupported: 4, deviceLost: 5, io: 7 } as const;
 
 interface NativeError extends Error {
   status?: number;
@@ -55,6 +56,8 @@ export function guardNative<T>(device: DeviceName, op: string, run: () => T): T 
         });
       case STATUS.unavailable:
         throw new DeviceUnavailableError(message, { details, cause });
+      case STATUS.io:
+        throw new CheckpointError(message, { code: 'file_unreadable', details, cause });
       case STATUS.deviceLost:
         throw new DeviceLostError(message, { details, cause });
       default:

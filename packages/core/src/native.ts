@@ -1,7 +1,7 @@
 /**
  * The contract between TypeScript and the N-API addon (native/addon): every function and its types, in one place, and the loading of the addon.
  * Ids (contexts, buffers, programs, files) are numbers checked natively: a freed or foreign one throws, it never crashes. Every call is synchronous,
- * about 0.1 µs of overhead, and may be made from any thread; one context is used by one thread at a time, but `copy` may name buffers of two contexts.
+ * 0.1 to 0.7 µs of overhead, and may be made from any thread; one context is used by one thread at a time, but `copy` may name buffers of two contexts.
  * Errors thrown by the addon carry `status`, `nativeCode`, `file`, `line` (see backend.h) and become typed errors in `backend.ts`.
  */
 import { existsSync } from 'node:fs';
@@ -146,7 +146,18 @@ export interface NativeAddon {
     scales: Float64Array,
     float16First: boolean,
   ): number;
+
+  /**
+   * Maps bytes of a file as a buffer of a host-addressable device, to be used in place; `offset` is a multiple of the page size. `kind` -1: not counted.
+   * A page that cannot be read later gives zeros and makes the op that met it throw (status 7); it never kills the process.
+   */
+  mapFile(context: ContextId, file: FileId, offset: number, bytes: number, kind: number): BufferId;
+  /** Advises about a range of a mapped buffer: see ADVICE. */
+  advise(buffer: BufferId, offset: number, bytes: number, advice: number): void;
 }
+
+/** willNeed starts reading ahead and returns; release forgets the pages and what the kernel caches of them; populate waits until they are there. */
+export const ADVICE = { willNeed: 0, release: 1, populate: 2 } as const;
 
 const require = createRequire(import.meta.url);
 

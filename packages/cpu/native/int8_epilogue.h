@@ -100,15 +100,18 @@ struct dequantize_and_add {
     static constexpr int vectors = pair_columns / L::width;
 
     struct column_terms {
-      doubles scale[2];  // SCB / 127
+      doubles product[2];  // SCB / 127²
+      doubles outlier[2];  // SCB / 127 · 2^7, for sums of x · CB · 2^-7
       doubles bias[2];
     };
 
     void load_terms(int v) {
       const int64_t n = n0_ + v * L::width, columns = smaller(L::width, call_.N - n);
       const floats scales = L::load_partial(call_.SCB + n, columns), bias = load_bias(n, columns);
-      const doubles share = L::set1_double(1.0 / 127.0);
-      terms_[v] = {{L::mul(L::low(scales), share), L::mul(L::high(scales), share)}, {L::low(bias), L::high(bias)}};
+      const doubles square = L::set1_double(1.0 / (127.0 * 127.0)), single = L::set1_double(128.0 / 127.0);
+      terms_[v] = {{L::mul(L::low(scales), square), L::mul(L::high(scales), square)},
+                   {L::mul(L::low(scales), single), L::mul(L::high(scales), single)},
+                   {L::low(bias), L::high(bias)}};
     }
 
     floats load_bias(int64_t n, int64_t columns) const {
@@ -143,9 +146,8 @@ struct dequantize_and_add {
       });
     }
 
-    // SCB / 127 · (accumulator · SCA / 127 + outliers) + bias
+    // accumulator · SCA · SCB / 127² + bias + outliers · SCB / 127
     void finish_chunk(const int32_t *tile, int64_t row0, int rows, int v, const floats (*sums)[2]) const {
-      const doubles outlier_share = L::set1_double(128.0);  // undoes the 2^-7
       for (int i = 0; i < 2 && (v + i) * L::width < columns_; i++) {
         const int64_t column = (v + i) * L::width, stride = call_.out_stride, columns = columns_ - column;
         const column_terms terms = terms_[v + i];
@@ -154,13 +156,14 @@ struct dequantize_and_add {
         float *out = call_.out + row0 * stride + n0_ + column;
         for (int r = 0; r < rows; r++, out += stride, accumulators += pair_columns) {
           const auto products = L::load_ints(accumulators);
-          const doubles scale = L::set1_double(SCA[r] * (1.0 / 127.0));
-          doubles low = L::mul(L::low(products), scale), high = L::mul(L::high(products), scale);
+          const doubles scale = L::set1_double(SCA[r]);
+          doubles low = L::fmadd(L::mul(L::low(products), scale), terms.product[0], terms.bias[0]);
+          doubles high = L::fmadd(L::mul(L::high(products), scale), terms.product[1], terms.bias[1]);
           if (sums != nullptr) {
-            low = L::fmadd(L::low(sums[r][i]), outlier_share, low);
-            high = L::fmadd(L::high(sums[r][i]), outlier_share, high);
+            low = L::fmadd(L::low(sums[r][i]), terms.outlier[0], low);
+            high = L::fmadd(L::high(sums[r][i]), terms.outlier[1], high);
           }
-          const floats result = L::narrow(L::fmadd(low, terms.scale[0], terms.bias[0]), L::fmadd(high, terms.scale[1], terms.bias[1]));
+          const floats result = L::narrow(low, high);
           if (columns >= L::width) L::store(out, result);
           else L::store_partial(out, result, columns);
         }

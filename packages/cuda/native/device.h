@@ -11,6 +11,8 @@
 
 namespace metashard::cuda {
 
+struct Kernels;
+
 struct Gpu {
   int ordinal = 0;
   CUdevice handle = 0;
@@ -22,7 +24,8 @@ struct Gpu {
   // The primary context, retained by the first context_open for the life of the process: peer access and loaded code belong to
   // it, and a GPU that nobody opened holds none.
   CUcontext context = nullptr;
-  std::mutex opening;
+  const Kernels *kernels = nullptr;  // loaded by the first op (gpu_code.h)
+  std::mutex opening;                // of both
 };
 
 struct Device {

@@ -44,6 +44,8 @@ constexpr Function kFunctions[] = {
     {"readFile", fn::read_file},
     {"closeFile", fn::close_file},
     {"loadWeight", fn::load_weight},
+    {"mapFile", fn::map_file},
+    {"advise", fn::advise},
 };
 
 napi_value invoke(napi_env env, napi_callback_info info) {

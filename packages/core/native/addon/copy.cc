@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "functions.h"
+#include "mapped_file.h"
 #include "memory.h"
 
 namespace metashard {
@@ -59,6 +60,7 @@ void copy_bytes(Buffer &destination, std::byte *to, Buffer &source, const std::b
   Context &target = *destination.context, &origin = *source.context;
   if (target.host_addressable() && origin.host_addressable()) {
     std::memmove(to, from, bytes);
+    check_mappings();
   } else if (&target.backend == &origin.backend) {
     copy_within_backend(destination, to, source, from, bytes);
   } else if (target.host_addressable()) {
@@ -99,6 +101,7 @@ napi_value read(Call &call) {
   if (destination.empty()) return nullptr;
   if (buffer->context->host_addressable()) {
     std::memcpy(destination.data(), buffer->data + offset, destination.size());
+    check_mappings();
     return nullptr;
   }
   const std::lock_guard lock(buffer->context->in_use);

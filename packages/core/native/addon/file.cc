@@ -12,7 +12,7 @@
 #include "functions.h"
 #include "memory.h"
 
-#define MS_FAIL_ERRNO(...) ::metashard::fail(MS_INVALID, errno, __FILE__, __LINE__, __VA_ARGS__)
+#define MS_FAIL_ERRNO(...) ::metashard::fail(MS_IO, errno, __FILE__, __LINE__, __VA_ARGS__)
 
 namespace metashard {
 
@@ -27,7 +27,7 @@ File::File(std::string name) : path(std::move(name)), descriptor_(open(path.c_st
   struct stat facts{};
   if (fstat(descriptor_, &facts) != 0 || !S_ISREG(facts.st_mode)) {
     close(descriptor_);
-    MS_REFUSE("%s: expected a regular file, got %s", path.c_str(), S_ISDIR(facts.st_mode) ? "a directory" : "something else");
+    MS_FAIL(MS_IO, "%s: expected a regular file, got %s", path.c_str(), S_ISDIR(facts.st_mode) ? "a directory" : "something else");
   }
   bytes = static_cast<uint64_t>(facts.st_size);
 }
@@ -45,7 +45,7 @@ void File::read(uint64_t offset, void *destination, uint64_t size) const {
                     std::strerror(errno));
     }
     if (got == 0) {
-      MS_REFUSE("%s: expected %llu bytes at offset %llu, got %llu: the file is cut short", path.c_str(),
+      MS_FAIL(MS_IO, "%s: expected %llu bytes at offset %llu, got %llu: the file is cut short", path.c_str(),
                 static_cast<unsigned long long>(size), static_cast<unsigned long long>(offset),
                 static_cast<unsigned long long>(done));
     }

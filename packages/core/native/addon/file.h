@@ -1,5 +1,4 @@
-// Files that weights are read from: regular ones, read with pread. (A file that is cut short under an mmap would kill the
-// process; a short read is an error.)
+// Files that weights are read from: regular ones, read with pread. What cannot be opened or read is MS_IO.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -18,6 +17,7 @@ class File {
 
   // Reads all of it or throws with path and offset. Any number of threads may read at once.
   void read(uint64_t offset, void *destination, uint64_t bytes) const;
+  int descriptor() const { return descriptor_; }
 
   const std::string path;
   uint64_t bytes = 0;  // when it was opened

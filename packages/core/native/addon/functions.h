@@ -44,6 +44,10 @@ napi_value file_bytes(Call &call);
 napi_value read_file(Call &call);
 napi_value close_file(Call &call);
 
+// mapped_file.cc
+napi_value map_file(Call &call);
+napi_value advise(Call &call);
+
 // load_weight.cc
 napi_value load_weight(Call &call);
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "functions.h"
+#include "mapped_file.h"
 #include "op_call.h"
 #include "program.h"
 
@@ -172,12 +173,17 @@ Buffer::Buffer(ContextRef owner, size_t bytes, int kind) : context(std::move(own
   }
 }
 
+Buffer::Buffer(ContextRef owner, std::shared_ptr<Mapping> mapped, size_t bytes, int kind)
+    : context(std::move(owner)), bytes(bytes), kind(kind), mapping(std::move(mapped)), data(mapping->data()) {
+  if (kind >= 0) context->accounting.take(bytes, kind);
+}
+
 Buffer::~Buffer() {
-  {
+  if (mapping == nullptr) {
     const std::lock_guard lock(context->in_use);
     context->deallocate(data, std::max<size_t>(bytes, 1), MS_MEMORY_DEVICE);
   }
-  context->accounting.give_back(bytes, kind);
+  if (kind >= 0) context->accounting.give_back(bytes, kind);
 }
 
 namespace exported {

@@ -107,10 +107,14 @@ class Context {
   std::unordered_set<double> programs_;
 };
 
+class Mapping;
+
 class Buffer {
  public:
   // Takes the bytes against the budget and allocates them. Throws MS_OUT_OF_MEMORY.
   Buffer(std::shared_ptr<Context> context, size_t bytes, int kind);
+  // Memory of a mapped file. kind -1: not counted. Throws MS_OUT_OF_MEMORY.
+  Buffer(std::shared_ptr<Context> context, std::shared_ptr<Mapping> mapping, size_t bytes, int kind);
   ~Buffer();
   Buffer(const Buffer &) = delete;
   Buffer &operator=(const Buffer &) = delete;
@@ -118,6 +122,7 @@ class Buffer {
   const std::shared_ptr<Context> context;
   const size_t bytes;
   const int kind;
+  const std::shared_ptr<Mapping> mapping;  // null for device memory
   std::byte *data = nullptr;  // never null, also for 0 bytes
 };
 

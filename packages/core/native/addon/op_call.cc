@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "functions.h"
+#include "mapped_file.h"
 #include "tensor_words.h"
 
 namespace metashard {
@@ -157,6 +158,7 @@ napi_value call_op(Call &call) {
   naming_op(eager.call, [&] {
     check_scratch(op_scratch_bytes(*context, eager.call), eager.call.scratch_bytes);
     run_op(*context, eager.call);
+    check_mappings();
   });
   return nullptr;
 }

@@ -2,6 +2,7 @@
 #include "program.h"
 
 #include "functions.h"
+#include "mapped_file.h"
 
 namespace metashard {
 namespace {
@@ -253,6 +254,7 @@ napi_value run_program(Call &call) {
   const int64_t first = call.integer(3, "first", 0, end);
   const std::lock_guard lock(program->context->in_use);
   program->run(dims, bindings, static_cast<size_t>(first), static_cast<size_t>(end));
+  check_mappings();
   return nullptr;
 }
 

@@ -3,7 +3,7 @@
  * prefix of a file whose pickles say themselves where they end. No meaning of opcodes here.
  * Numbers: Python's pickletools ("int4", "uint8", "float8", "long1"), little-endian except for floats.
  */
-import { checkpointError, decodeUtf8 } from '../safetensors.js';
+import { checkpointError } from '../safetensors.js';
 
 /** Most bytes of the pickles of one file; those of a checkpoint hold a few hundred bytes per tensor. */
 export const MAX_PICKLE_BYTES = 64 * 2 ** 20;
@@ -12,6 +12,7 @@ const MAX_STRING_BYTES = 2 ** 20;
 /** Longest line of the text arguments of GLOBAL. */
 const MAX_LINE_BYTES = 512;
 const NEWLINE = 0x0a;
+const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 export class PickleInput {
   #bytes: Buffer;
@@ -71,7 +72,11 @@ export class PickleInput {
   /** Text of so many bytes of UTF-8. */
   string(length: number): string {
     const start = this.#takeString(length);
-    return decodeUtf8(this.#bytes.subarray(start, start + length), this.file);
+    try {
+      return UTF8.decode(this.#bytes.subarray(start, start + length));
+    } catch {
+      throw this.fail('expected a string in UTF-8, got other bytes');
+    }
   }
 
   /** Goes past a string of bytes. */

@@ -6,7 +6,10 @@ namespace {
 
 constexpr int rows_at_once = 8;  // of ms_linear_few
 constexpr int tile = 64, depth = 32, thread_outputs = 4;
-constexpr int tile_stride = tile + 1;  // spreads a column over the banks
+
+struct Tiles {
+  float x[depth][tile + 1], weight[depth][tile + 1];  // the last column spreads a row over the banks
+};
 
 SIMT_DEVICE float bias_of(const ms_linear_call &call, int64_t n) {
   return call.bias == nullptr ? 0.0f : load_float(call.bias, call.bias_dtype, n);
@@ -38,7 +41,7 @@ SIMT_DEVICE void column_of_few(const ms_linear_call &call, const T *weight, int6
 
 // Rows `first` … of a matrix [rows, K], columns k0 … k0 + depth - 1, into shared memory as [depth][tile]; zeros outside.
 template <class T>
-SIMT_DEVICE void load_tile(float (&to)[depth][tile_stride], const T *from, int64_t stride, int64_t first, int64_t rows, int64_t k0,
+SIMT_DEVICE void load_tile(float (&to)[depth][tile + 1], const T *from, int64_t stride, int64_t first, int64_t rows, int64_t k0,
                            int64_t K) {
 #pragma unroll
   for (int i = 0; i < tile * depth / 256; i++) {
@@ -50,21 +53,20 @@ SIMT_DEVICE void load_tile(float (&to)[depth][tile_stride], const T *from, int64
 
 // A thread owns the outputs (y + 16 i, x + 16 j).
 template <class T>
-SIMT_DEVICE void multiply_tiles(const ms_linear_call &call, const T *weight, float (&xs)[depth][tile_stride],
-                                float (&ws)[depth][tile_stride]) {
+SIMT_DEVICE void multiply_tiles(const ms_linear_call &call, const T *weight, Tiles &tiles) {
   const int64_t t0 = static_cast<int64_t>(blockIdx.y) * tile, n0 = static_cast<int64_t>(blockIdx.x) * tile;
   const int x = threadIdx.x % 16, y = threadIdx.x / 16;
   float sum[thread_outputs][thread_outputs] = {};
   for (int64_t k0 = 0; k0 < call.K; k0 += depth) {
-    load_tile(xs, call.x, call.x_stride, t0, call.rows, k0, call.K);
-    load_tile(ws, weight, call.weight_stride, n0, call.N, k0, call.K);
+    load_tile(tiles.x, call.x, call.x_stride, t0, call.rows, k0, call.K);
+    load_tile(tiles.weight, weight, call.weight_stride, n0, call.N, k0, call.K);
     __syncthreads();
 #pragma unroll 8
     for (int k = 0; k < depth; k++) {
 #pragma unroll
       for (int i = 0; i < thread_outputs; i++) {
 #pragma unroll
-        for (int j = 0; j < thread_outputs; j++) sum[i][j] = ms_fma(xs[k][y + 16 * i], ws[k][x + 16 * j], sum[i][j]);
+        for (int j = 0; j < thread_outputs; j++) sum[i][j] = ms_fma(tiles.x[k][y + 16 * i], tiles.weight[k][x + 16 * j], sum[i][j]);
       }
     }
     __syncthreads();
@@ -93,6 +95,7 @@ extern "C" __global__ void __launch_bounds__(256) ms_linear_few(ms_linear_call c
 }
 
 extern "C" __global__ void __launch_bounds__(256) ms_linear_tiles(ms_linear_call call) {
-  __shared__ float xs[depth][tile_stride], ws[depth][tile_stride];
-  with_float(call.weight, call.weight_dtype, [&](auto weight) { multiply_tiles(call, weight, xs, ws); });
+  __shared__ Tiles tiles;
+  Tiles &shared = tiles;
+  with_float(call.weight, call.weight_dtype, [&](auto weight) { multiply_tiles(call, weight, shared); });
 }

@@ -31,8 +31,12 @@ SIMT_DEVICE void quantize_row(const ms_quantize_weight_call &call, const T *weig
   }
 }
 
+struct RowScales {
+  float absmax[block_rows], scale[block_rows];
+};
+
 template <class T>
-SIMT_DEVICE void quantize_block(const ms_quantize_weight_call &call, const T *weight, float *absmax, float *scale) {
+SIMT_DEVICE void quantize_block(const ms_quantize_weight_call &call, const T *weight, RowScales &rows) {
   const int64_t n0 = static_cast<int64_t>(blockIdx.x) * block_rows;
   const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
   int largest = 0;
@@ -41,13 +45,13 @@ SIMT_DEVICE void quantize_block(const ms_quantize_weight_call &call, const T *we
   }
   largest = warp_max(largest);
   if (lane == 0) {
-    absmax[row] = __int_as_float(largest);
-    scale[row] = scale_of(call, absmax[row]);
-    if (n0 + row < call.N) call.SCB[n0 + row] = absmax[row];
+    rows.absmax[row] = __int_as_float(largest);
+    rows.scale[row] = scale_of(call, rows.absmax[row]);
+    if (n0 + row < call.N) call.SCB[n0 + row] = rows.absmax[row];
   }
   __syncthreads();
   write_packed_block(call.CB, call.N, call.K, n0, [&](int64_t n, int64_t k) {
-    return quantized(weight_at(call, weight, n, k), absmax[n - n0], scale[n - n0]);
+    return quantized(weight_at(call, weight, n, k), rows.absmax[n - n0], rows.scale[n - n0]);
   });
 }
 
@@ -58,6 +62,7 @@ extern "C" __global__ void __launch_bounds__(256) ms_quantize_weight_rows(ms_qua
 }
 
 extern "C" __global__ void __launch_bounds__(512) ms_quantize_weight_blocks(ms_quantize_weight_call call) {
-  __shared__ float absmax[block_rows], scale[block_rows];
-  with_float(call.weight, call.weight_dtype, [&](auto weight) { quantize_block(call, weight, absmax, scale); });
+  __shared__ RowScales scales;
+  RowScales &rows = scales;
+  with_float(call.weight, call.weight_dtype, [&](auto weight) { quantize_block(call, weight, rows); });
 }

@@ -1,11 +1,11 @@
-// Reductions over a block of whole warps, up to 1,024 threads: every thread gets the result, the same bits on every run, as the
+// Reductions over a block of whole warps, up to 512 threads: every thread gets the result, the same bits on every run, as the
 // order depends on the block's size alone. All threads of the block come.
 #pragma once
 #include "../simt/simt.h"
 
 // warp 0 combines what all warps wrote.
 SIMT_DEVICE double block_sum(double value) {
-  __shared__ double values[1024];
+  __shared__ double values[512];
   values[threadIdx.x] = value;
   __syncthreads();
   if (threadIdx.x < 32) {

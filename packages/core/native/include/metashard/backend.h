@@ -4,7 +4,8 @@
 //
 // Rules. Every function returns MS_OK or another ms_status and then has filled `error`. No exception, abort or exit crosses
 // this boundary. Pointers to device memory are opaque to the addon unless the device says `host_addressable`. Ops and copies
-// are enqueued on a stream in order and may return before they have run; synchronous backends (the CPU) ignore streams.
+// are enqueued on a stream in order and may return before they have run; synchronous backends (the CPU) ignore streams. A
+// device that is host_addressable is synchronous: its memory is read and written in place while no call of its context runs.
 // All functions may be called from any thread; one context is used by one thread at a time.
 #pragma once
 #include <stddef.h>
@@ -27,7 +28,8 @@ typedef enum ms_status {
   MS_UNAVAILABLE = 3,  // no driver, no device, no such device
   MS_UNSUPPORTED = 4,  // a valid request that this backend does not implement
   MS_DEVICE_LOST = 5,  // the context is unusable from now on
-  MS_INTERNAL = 6
+  MS_INTERNAL = 6,
+  MS_IO = 7  // a file cannot be opened or read; the addon's own, backends read no files
 } ms_status;
 
 typedef struct ms_error {

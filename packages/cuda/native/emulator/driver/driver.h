@@ -20,9 +20,15 @@
 #include "settings.h"
 #include "status.h"
 
-#define MS_ENTRY extern "C" __attribute__((visibility("default"))) metashard::cuda::CUresult
+#define MS_ENTRY extern "C" __attribute__((visibility("default"))) CUresult
 
 namespace metashard::emulator {
+
+// Every entry point that the plugin's table has, so that a definition of another type is an error. One that is missing here is
+// found by whoever opens the library: the plugin.
+#define MS_CU(name, parameters) MS_ENTRY name parameters;
+#include "../../cu_functions.def"
+#undef MS_CU
 
 struct Device;
 struct Stream;
@@ -99,7 +105,7 @@ struct Function {
 };
 struct Module {
   Device &device;
-  std::map<std::string, std::unique_ptr<Function>> functions;
+  std::map<std::string, std::shared_ptr<Function>> functions;  // those asked for
 };
 
 // A device and its primary context, which are one here.
@@ -110,7 +116,7 @@ struct Device {
   int retained = 0;  // of the primary context
   Outcome lost;      // the sticky error, once there is one
   std::set<int> peers;  // ordinals whose memory kernels may touch
-  std::set<Stream *> streams;
+  std::vector<Stream *> streams;
   uint64_t launches = 0;
   uint64_t random_state = 1;
   bool has_thread = false;
@@ -154,13 +160,14 @@ struct Driver {
   Handles<Graph> graphs;
   Handles<GraphExecutable> executables;
   Handles<Module> modules;
+  Handles<Function> functions;
   const KernelModule *kernels = nullptr;
 
   static Driver &instance();
 
   // ---- order.cpp; the lock is held
-  // Appends to the stream, or to the graph it is being captured into.
-  CUresult submit(Stream &stream, Operation operation);
+  // Appends to the stream.
+  void enqueue(Stream &stream, Operation operation);
   using Lock = std::unique_lock<std::mutex>;
   void wait(Lock &lock, const PointRef &point);
   void wait(Lock &lock, const std::shared_ptr<Stream> &stream);
@@ -170,8 +177,14 @@ struct Driver {
   void start_thread(Device &device);
 
   // ---- graphs.cpp
+  // Appends to the stream, or to the graph it is being captured into. Waiting for an event of a capture takes the stream into it.
+  CUresult submit(Stream &stream, Operation operation);
   // Fails, and invalidates the capture, where the calling thread may not make this call because of a capture.
   CUresult check_no_capture(const char *call);
+
+  // ---- streams.cpp
+  // The current device's stream behind a handle, or null after telling why in `status`.
+  std::shared_ptr<Stream> stream_of(const Device &device, CUstream handle, CUresult &status);
 
   // ---- memory.cpp
   // The device whose allocation holds all of the range, or null.

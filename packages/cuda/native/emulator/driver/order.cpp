@@ -30,7 +30,7 @@ uint64_t random(Device &device) {  // xorshift64 (Marsaglia 2003)
 
 }  // namespace
 
-CUresult Driver::submit(Stream &stream, Operation operation) {
+void Driver::enqueue(Stream &stream, Operation operation) {
   operation.number = ++stream.submitted;
   operation.ticket = ++tickets;
   if (operation.signal != nullptr) {
@@ -40,7 +40,6 @@ CUresult Driver::submit(Stream &stream, Operation operation) {
   stream.queue.push_back(std::move(operation));
   start_thread(stream.device);
   if (stream.device.idle) stream.device.wake.notify_one();
-  return CUDA_SUCCESS;
 }
 
 void Driver::start_thread(Device &device) {

@@ -51,10 +51,6 @@ CUresult refuse(CUresult status, std::string what) {
   return status;
 }
 
-}  // namespace metashard::emulator
-
-using namespace metashard::emulator;
-
 MS_ENTRY cuGetErrorName(CUresult status, const char **name) {
   *name = name_of(status);
   return *name == nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
@@ -69,3 +65,5 @@ MS_ENTRY cuGetErrorString(CUresult status, const char **text) {
   *text = kept.c_str();
   return CUDA_SUCCESS;
 }
+
+}  // namespace metashard::emulator

@@ -1,0 +1,238 @@
+/**
+ * Times whole models through the public API: prefill of 512 tokens, decoding of 64 tokens behind prompts of 16, alone and 8 at once; in 8 bits (threshold 6,
+ * 16-bit head) and with the float16 weights; loading, start to first token, and memory. Models of a built-in name are generated first (make-model.mjs).
+ *
+ *   node bench/end-to-end.mjs MODEL… [--reps 5] [--loads 3] [--threads 2] [--modes int8,float16] [--folder DIR] [--patience 60] [--json]
+ *
+ * MODEL: a name of model-configs.mjs or a model's folder. Each model and mode is a process of its own; they take turns phase by phase, and the machine's
+ * read speed and int8 peak are measured beside every repetition. --patience: seconds to wait in all, per phase, for repetitions during which other
+ * processes used less than 3 % of the machine; what stays noisy is marked †.
+ */
+import { fork } from 'node:child_process';
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { Ceilings } from './ceilings.mjs';
+import { makeModel, readConfig } from './make-model.mjs';
+import { MODEL_CONFIGS } from './model-configs.mjs';
+import { NOISE_LIMIT, waitForQuiet } from './noise.mjs';
+import { countOutlierColumns } from './outlier-columns.mjs';
+import { median, withRange } from './statistics.mjs';
+import { markdownTable } from './table.mjs';
+
+const RUNNER = fileURLToPath(new URL('model-runner.mjs', import.meta.url));
+const MODES = { int8: { loadIn8bit: true, llmInt8Threshold: 6 }, float16: { loadIn8bit: false } };
+const PHASES = ['prefill512', 'decode1', 'decode8'];
+/** Tokens that a phase counts, sequences of its steps, and the mean length of their contexts over the 64 steps. */
+const WORK = {
+  prefill512: { tokens: 512 },
+  decode1: { tokens: 64, sequences: 1, steps: 64, context: 16 + 32.5 },
+  decode8: { tokens: 512, sequences: 8, steps: 64, context: 16 + 32.5 },
+};
+
+/** A model in one mode, alive in a process of its own. */
+class Runner {
+  #child;
+  #waiting = null;
+  #failure = null;
+
+  constructor(folder, options) {
+    this.#child = fork(RUNNER, [folder, JSON.stringify(options)]);
+    this.#child.on('message', (message) => this.#settle(({ resolve }) => resolve(message)));
+    this.#child.on('exit', (code) => {
+      this.#failure = new Error(`end-to-end: expected ${basename(folder)} to answer, its process ended with code ${code}`);
+      this.#settle(({ reject }) => reject(this.#failure));
+    });
+  }
+
+  #settle(how) {
+    const waiting = this.#waiting;
+    this.#waiting = null;
+    if (waiting !== null) how(waiting);
+  }
+
+  /** The next message; with `phase`, asks for it first. */
+  ask(phase) {
+    return new Promise((resolve, reject) => {
+      if (this.#failure !== null) return reject(this.#failure);
+      this.#waiting = { resolve, reject };
+      if (phase !== undefined) this.#child.send({ phase });
+    });
+  }
+
+  kill() {
+    this.#child.kill('SIGKILL');
+  }
+}
+
+/** Folder and name of a model, generated if it is a built-in one. */
+function prepareModel(nameOrFolder, folder) {
+  if (!Object.hasOwn(MODEL_CONFIGS, nameOrFolder)) return { name: basename(resolve(nameOrFolder)), path: nameOrFolder };
+  const path = join(folder, nameOrFolder);
+  makeModel(readConfig(nameOrFolder), path);
+  return { name: nameOrFolder, path };
+}
+
+function checkpointBytes(path) {
+  const files = readdirSync(path).filter((file) => file.endsWith('.safetensors'));
+  return files.reduce((sum, file) => sum + statSync(join(path, file)).size, 0);
+}
+
+/** Everything about one model: a result per mode. */
+async function runModel(model, { modes, reps, loads, threads, patience, ceilings, log }) {
+  const options = (mode) => ({ ...MODES[mode], threads, maxSeqLen: 1024, maxBatchSize: 8 });
+  const results = modes.map((mode) => ({ model: model.name, mode, checkpointBytes: checkpointBytes(model.path), loads: [], phases: {} }));
+  const runners = new Map();
+  try {
+    for (let load = 0; load < loads; load++) {
+      for (const result of results) {
+        await waitForQuiet((patience * 1e3) / 4);
+        runners.get(result)?.kill();
+        const runner = new Runner(model.path, options(result.mode));
+        runners.set(result, runner);
+        const { type: _, facts, isa, ...loaded } = await runner.ask();
+        Object.assign(result, { facts, isa });
+        result.loads.push(loaded);
+        log(`${model.name} ${result.mode}: loaded in ${loaded.loadMs.toFixed(0)} ms`);
+      }
+    }
+    for (const phase of PHASES) await measurePhase(phase, results, runners, { reps, patience, ceilings, log });
+    for (const result of results) result.peakResidentBytes = (await runners.get(result).ask('close')).peakResidentBytes;
+    const int8 = results.find(({ mode }) => mode === 'int8');
+    if (int8 !== undefined) int8.outliers = await countOutlierColumns(model.path);
+    return results;
+  } finally {
+    for (const runner of runners.values()) runner.kill();
+  }
+}
+
+/** Repetitions of one phase, the modes in turn; noisy ones are taken again while patience lasts. */
+async function measurePhase(phase, results, runners, { reps, patience, ceilings, log }) {
+  const deadline = performance.now() + patience * 1e3;
+  for (const result of results) {
+    await runners.get(result).ask(phase); // warms up
+    result.phases[phase] = { clean: [], noisy: [] };
+  }
+  const missing = () => results.filter((result) => result.phases[phase].clean.length < reps);
+  for (let round = 0; missing().length > 0 && (round < reps || performance.now() < deadline); round++) {
+    for (const result of missing()) {
+      await waitForQuiet(Math.max(0, Math.min(5000, deadline - performance.now())));
+      const sample = await measureOnce(phase, result, runners.get(result), ceilings);
+      result.phases[phase][sample.noise <= NOISE_LIMIT ? 'clean' : 'noisy'].push(sample);
+      log(`${result.model} ${result.mode} ${phase}: ${sample.rate.toFixed(1)} tokens/s, others used ${(100 * sample.noise).toFixed(1)} %`);
+    }
+  }
+}
+
+/** One repetition beside the ceilings measured around it. */
+async function measureOnce(phase, { facts, isa }, runner, ceilings) {
+  const { tokens, steps, sequences, context } = WORK[phase];
+  const around = async () => ({ read: await ceilings.read(), int8: await ceilings.int8(isa) });
+  const before = await around();
+  const { ms, noise } = await runner.ask(phase);
+  const after = await around();
+  const [read, int8] = ['read', 'int8'].map((what) => Math.max(before[what], after[what]));
+  const sample = { ms, noise, rate: (tokens / ms) * 1e3, read, int8 };
+  if (steps === undefined) {
+    const tera = (facts.int8OperationsPerToken * tokens) / ms / 1e9;
+    return { ...sample, tera, share: tera / int8 };
+  }
+  const bytes = steps * (facts.streamedBytes + sequences * context * facts.cacheBytesPerToken);
+  return { ...sample, share: bytes / read / 1e6 / ms };
+}
+
+/** Results of all models, and the ceilings met on the way. `onLine` hears of progress. */
+export async function runEndToEnd(models, { folder, threads = 2, reps = 5, loads = 3, modes = Object.keys(MODES), patience = 60, log = () => {} }) {
+  const ceilings = new Ceilings(folder, threads);
+  const results = [];
+  try {
+    for (const nameOrFolder of models) {
+      const model = prepareModel(nameOrFolder, folder);
+      results.push(...(await runModel(model, { modes, reps, loads, threads, patience, ceilings, log })));
+    }
+    return { threads, results };
+  } finally {
+    ceilings.close();
+  }
+}
+
+/** The samples that count: the clean ones, else all (and then marked). */
+function counted({ clean, noisy }, reps) {
+  return clean.length >= reps ? { samples: clean, mark: '' } : { samples: [...clean, ...noisy], mark: '†' };
+}
+
+const percent = (share) => `${(100 * share).toFixed(0)} %`;
+const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(2)} GB`;
+
+/** Throughput, loading and outliers as three tables. */
+export function endToEndTables({ results }, { reps = 5 } = {}) {
+  const throughput = results.map(({ model, mode, phases }) => {
+    const cells = PHASES.map((phase) => {
+      const { samples, mark } = counted(phases[phase], Math.min(reps, 3));
+      const share = samples[0].share > 0 ? `, ${percent(median(samples.map((sample) => sample.share)))}` : '';
+      return `${withRange(samples.map(({ rate }) => rate), phase === 'decode1' ? 1 : 0)}${mark}${share}`;
+    });
+    return [`${model} ${mode}`, ...cells];
+  });
+  const loading = results.map(({ model, mode, loads, checkpointBytes, peakResidentBytes, facts: { planned } }) => {
+    const loadMs = median(loads.map((load) => load.loadMs));
+    return [
+      `${model} ${mode}`,
+      `${(loadMs / 1e3).toFixed(2)} s`,
+      (checkpointBytes / loadMs / 1e6).toFixed(2),
+      `${(median(loads.map((load) => load.startToFirstTokenMs)) / 1e3).toFixed(2)} s`,
+      gigabytes(median(loads.map((load) => load.peakResidentBytes))),
+      gigabytes(peakResidentBytes),
+      gigabytes(planned.weightsBytes + planned.kvCacheBytes),
+    ];
+  });
+  return {
+    throughput: markdownTable(['model', 'prefill 512', 'decode, 1 sequence', 'decode, 8 sequences'], throughput),
+    loading: markdownTable(['model', 'load', 'GB/s', 'start to first token', 'peak then', 'peak after all', 'weights and cache'], loading),
+    outliers: outlierTable(results),
+  };
+}
+
+/** Outlier columns met per linear; a model whose planted linears met none is named invalid. */
+function outlierTable(results) {
+  const rows = results
+    .filter(({ outliers }) => outliers !== undefined)
+    .flatMap(({ model, outliers }) =>
+      outliers.map(({ kind, width, planted, decode1, decode8, prefill512 }) => [
+        `${model} ${kind}`,
+        width,
+        ...[decode1, decode8, prefill512].map((count) => (planted && count === 0 ? 'invalid: 0' : count.toFixed(1))),
+      ]),
+    );
+  return markdownTable(['linear', 'inputs', '1 row', '8 rows', '512 rows'], rows);
+}
+
+async function main() {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      reps: { type: 'string', default: '5' },
+      loads: { type: 'string', default: '3' },
+      threads: { type: 'string', default: '2' },
+      modes: { type: 'string', default: Object.keys(MODES).join() },
+      folder: { type: 'string', default: join(tmpdir(), 'metashard-bench') },
+      patience: { type: 'string', default: '60' },
+      json: { type: 'boolean', default: false },
+    },
+  });
+  const unknown = positionals.find((name) => !Object.hasOwn(MODEL_CONFIGS, name) && !existsSync(name));
+  if (positionals.length === 0 || unknown !== undefined) {
+    const names = Object.keys(MODEL_CONFIGS).join(', ');
+    console.error(`end-to-end: expected models (${names}, or folders), got ${unknown ?? 'none'}`);
+    process.exit(2);
+  }
+  const { folder, json, modes, ...numbers } = values;
+  const [reps, loads, threads, patience] = ['reps', 'loads', 'threads', 'patience'].map((name) => Number(numbers[name]));
+  const run = await runEndToEnd(positionals, { folder, reps, loads, threads, patience, modes: modes.split(','), log: (line) => console.error(line) });
+  if (json) console.log(JSON.stringify(run, null, 2));
+  else console.log(Object.values(endToEndTables(run, { reps })).join('\n\n'));
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

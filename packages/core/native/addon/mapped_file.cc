@@ -1,0 +1,159 @@
+// Mappings, the SIGBUS handler that watches over them, and the functions that JavaScript uses them by.
+#include "mapped_file.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+
+#include "functions.h"
+#include "memory.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+namespace metashard {
+namespace {
+
+// What the signal handler may read: address ranges of live mappings, without locks.
+struct Watched {
+  std::atomic<uintptr_t> begin{0}, end{0};
+  std::atomic<uintptr_t> failed{0};  // address of the first page that could not be read
+};
+constexpr int kMostMappings = 1024;
+Watched watched[kMostMappings];
+std::atomic<int> failures{0};
+struct sigaction previous_action;
+const uintptr_t page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+
+void on_bus_error(int signal, siginfo_t *info, void *context) {
+  const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
+  for (Watched &one : watched) {
+    if (address < one.begin.load() || address >= one.end.load()) continue;
+    void *page = reinterpret_cast<void *>(address / page_bytes * page_bytes);
+    if (mmap(page, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) break;
+    uintptr_t none = 0;
+    if (one.failed.compare_exchange_strong(none, address)) failures.fetch_add(1);
+    return;
+  }
+  // Not ours: as if we had not been here.
+  if (previous_action.sa_flags & SA_SIGINFO && previous_action.sa_sigaction != nullptr) {
+    previous_action.sa_sigaction(signal, info, context);
+  } else {
+    sigaction(SIGBUS, &previous_action, nullptr);
+  }
+}
+
+void watch_bus_errors() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    struct sigaction action{};
+    action.sa_sigaction = on_bus_error;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, &previous_action);
+  });
+}
+
+std::mutex slots_mutex;
+Mapping *mappings[kMostMappings];
+
+int take_slot(Mapping *mapping) {
+  const std::lock_guard lock(slots_mutex);
+  for (int slot = 0; slot < kMostMappings; slot++) {
+    if (mappings[slot] != nullptr) continue;
+    mappings[slot] = mapping;
+    return slot;
+  }
+  MS_FAIL(MS_OUT_OF_MEMORY, "mapFile: expected at most %d mappings at once", kMostMappings);
+}
+
+}  // namespace
+
+Mapping::Mapping(std::shared_ptr<File> file, uint64_t offset, uint64_t bytes) : file_(std::move(file)), offset_(offset), bytes_(bytes) {
+  check_range(file_->path.c_str(), offset, bytes, file_->bytes);
+  if (offset % page_bytes != 0) MS_REFUSE("mapFile: expected an offset that %zu divides, got %llu", static_cast<size_t>(page_bytes), static_cast<unsigned long long>(offset));
+  watch_bus_errors();
+  slot_ = take_slot(this);
+  void *at = mmap(nullptr, std::max<uint64_t>(bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file_->descriptor(), static_cast<off_t>(offset));
+  if (at == MAP_FAILED) {
+    const int error = errno;
+    const std::lock_guard lock(slots_mutex);
+    mappings[slot_] = nullptr;
+    fail(MS_IO, error, __FILE__, __LINE__, "%s: cannot be mapped: %s", file_->path.c_str(), std::strerror(error));
+  }
+  data_ = static_cast<std::byte *>(at);
+  Watched &own = watched[slot_];
+  own.failed = 0;
+  own.end = reinterpret_cast<uintptr_t>(data_) + (bytes + page_bytes - 1) / page_bytes * page_bytes;
+  own.begin = reinterpret_cast<uintptr_t>(data_);
+}
+
+Mapping::~Mapping() {
+  Watched &own = watched[slot_];
+  own.begin = own.end = 0;
+  munmap(data_, std::max<uint64_t>(bytes_, 1));
+  const std::lock_guard lock(slots_mutex);
+  mappings[slot_] = nullptr;
+}
+
+void Mapping::advise(uint64_t offset, uint64_t bytes, Advice advice) const {
+  const uint64_t first = offset / page_bytes * page_bytes;
+  const size_t length = offset + bytes - first;
+  if (advice == Advice::release) {
+    madvise(data_ + first, length, MADV_DONTNEED);
+    posix_fadvise(file_->descriptor(), static_cast<off_t>(offset_ + first), static_cast<off_t>(length), POSIX_FADV_DONTNEED);
+  } else if (advice == Advice::will_need || madvise(data_ + first, length, MADV_POPULATE_READ) != 0) {
+    madvise(data_ + first, length, MADV_WILLNEED);  // also where the kernel does not know the other
+  }
+}
+
+void check_mappings() {
+  if (__builtin_expect(failures.load(std::memory_order_relaxed) == 0, 1)) return;
+  const std::lock_guard lock(slots_mutex);
+  for (int slot = 0; slot < kMostMappings; slot++) {
+    const uintptr_t failed = mappings[slot] == nullptr ? 0 : watched[slot].failed.exchange(0);
+    if (failed == 0) continue;
+    failures.fetch_sub(1);
+    const Mapping &one = *mappings[slot];
+    fail(MS_IO, EIO, __FILE__, __LINE__, "%s: cannot be read at offset %llu: the file was cut short or its disk failed", one.file_->path.c_str(),
+         static_cast<unsigned long long>(one.offset_ + failed - reinterpret_cast<uintptr_t>(one.data_)));
+  }
+  failures = 0;  // of mappings that are gone
+}
+
+namespace exported {
+
+napi_value map_file(Call &call) {
+  const ContextRef context = contexts().get(call.id(0, "context"), "context");
+  const std::shared_ptr<File> file = files().get(call.id(1, "file"), "file");
+  const auto offset = static_cast<uint64_t>(call.size(2, "offset"));
+  const auto bytes = static_cast<uint64_t>(call.size(3, "bytes"));
+  const int64_t kind = call.integer(4, "kind", -1, kMemoryKinds - 1);
+  if (!context->host_addressable()) MS_REFUSE("mapFile: expected a device that reads host memory");
+  auto buffer = std::make_shared<Buffer>(context, std::make_shared<Mapping>(file, offset, bytes), bytes, static_cast<int>(kind));
+  const double id = buffers().insert(std::move(buffer));
+  context->own_buffer(id);
+  return call.number(id);
+}
+
+napi_value advise(Call &call) {
+  const BufferRef buffer = buffers().get(call.id(0, "buffer"), "buffer");
+  const auto offset = static_cast<uint64_t>(call.size(1, "offset"));
+  const auto bytes = static_cast<uint64_t>(call.size(2, "bytes"));
+  const int64_t advice = call.integer(3, "advice", 0, 2);
+  check_range("buffer", offset, bytes, buffer->bytes);
+  if (buffer->mapping == nullptr) MS_REFUSE("advise: expected a buffer of mapFile");
+  if (bytes > 0) buffer->mapping->advise(offset, bytes, static_cast<Mapping::Advice>(advice));
+  return nullptr;
+}
+
+}  // namespace exported
+}  // namespace metashard

@@ -1,0 +1,38 @@
+// Files mapped into memory, used in place as buffers of host-addressable devices: the packed store, whose pages the kernel keeps, shares between processes and
+// reads when they are touched. A page that cannot be read (the file was cut short, the disk failed) must not kill the process: our SIGBUS handler puts zeros in
+// its place and the next check_mappings() throws. Not for checkpoints: those are read with pread (file.h).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "file.h"
+
+namespace metashard {
+
+class Mapping {
+ public:
+  // Maps bytes offset … offset + bytes of the file; offset is a multiple of the page size. Private: writes never reach the file. Throws.
+  Mapping(std::shared_ptr<File> file, uint64_t offset, uint64_t bytes);
+  ~Mapping();
+  Mapping(const Mapping &) = delete;
+  Mapping &operator=(const Mapping &) = delete;
+
+  enum class Advice { will_need = 0, release = 1, populate = 2 };
+  // will_need starts reading ahead and returns; release forgets the pages and their cache; populate waits until they are there.
+  void advise(uint64_t offset, uint64_t bytes, Advice advice) const;
+
+  std::byte *data() const { return data_; }
+
+ private:
+  friend void check_mappings();
+  const std::shared_ptr<File> file_;
+  const uint64_t offset_, bytes_;
+  std::byte *data_ = nullptr;
+  int slot_ = -1;
+};
+
+// Throws, once, for a mapping in which a page could not be read since the last call. Cheap when there was none.
+void check_mappings();
+
+}  // namespace metashard
