@@ -3,7 +3,7 @@ import type { DType } from '@metashard/core';
 import { emptyHost, type HostTensor, hostTensor } from './host-tensor.js';
 import { type AddCase, type BuiltCase, floats, ints, type Random } from './op-case.js';
 
-interface AttentionShape {
+export interface AttentionShape {
   N: number;
   KV: number;
   D: number;

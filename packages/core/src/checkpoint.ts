@@ -1,11 +1,12 @@
 /**
- * A checkpoint on disk as an index: which tensors there are and where their bytes lie. Reads headers only, never tensor
- * data (that is `load-safetensors.ts` and the addon's `loadWeight`), and trusts nothing in them.
+ * A checkpoint on disk (safetensors or PyTorch) as an index: which tensors there are and where their bytes lie. Reads
+ * headers only, never tensor data (that is `load-safetensors.ts` and the addon's `loadWeight`), and trusts nothing in them.
  */
 import { readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { DType } from './dtype.js';
 import { JsonReader } from './json-reader.js';
+import { readTorchFile } from './pytorch/torch-checkpoint.js';
 import {
   checkpointError,
   decodeUtf8,
@@ -14,7 +15,6 @@ import {
   MAX_TENSORS,
   readSafetensorsHeader,
   readSpan,
-  type SafetensorsHeader,
   withFile,
 } from './safetensors.js';
 
@@ -32,30 +32,63 @@ export interface CheckpointTensor {
   readonly nbytes: number;
   /** null: a dtype metashard does not have (`storedDtype` names it); using the tensor is an error. */
   readonly dtype: DType | null;
-  /** The file's own word for the dtype: F32, BF16, F8_E4M3, … */
+  /** The file's own word for the dtype: F32, BF16, F8_E4M3, …; PyTorch's in its files: float32, float8_e4m3fn, … */
   readonly storedDtype: string;
   readonly shape: readonly number[];
+  /**
+   * In elements, for a tensor of a PyTorch file whose elements do not lie densely row by row; `offset` is its first
+   * element, and `nbytes` counts the elements, not what they span. Absent for all others.
+   */
+  readonly strides?: readonly number[];
 }
 
 /** Plain data; survives structured clone. */
 export interface CheckpointIndex {
   readonly folder: string;
-  readonly format: 'safetensors';
+  readonly format: 'safetensors' | 'pytorch';
   readonly files: readonly CheckpointFile[];
   readonly tensors: ReadonlyMap<string, CheckpointTensor>;
-  /** `__metadata__` of all files; the first file that has a key decides. */
+  /**
+   * `__metadata__` of all safetensors files, or what there is to say of PyTorch files: `pytorch.container` (zip or
+   * legacy), `pytorch.state_dict` (the key the state dict was found under), `pytorch.ignored` (values that are no
+   * tensors). The first file that has a key decides.
+   */
   readonly metadata: ReadonlyMap<string, string>;
 }
 
-const SINGLE = 'model.safetensors';
-const INDEX = 'model.safetensors.index.json';
-const OTHER_FORMATS = /\.(bin|pt|pth|ckpt|pkl|gguf|h5|msgpack|onnx)(\.index\.json)?$/;
+/** One file of a checkpoint; `file` of its tensors is its place in the index. */
+interface OpenedFile {
+  readonly bytes: number;
+  readonly tensors: ReadonlyMap<string, Omit<CheckpointTensor, 'file'>>;
+  readonly metadata: ReadonlyMap<string, string>;
+}
+
+/** File names, in the order they are looked for; a folder with safetensors is never read as PyTorch. */
+const FORMATS = [
+  {
+    format: 'safetensors',
+    named: ['model.safetensors', 'model.safetensors.index.json'],
+    file: /\.safetensors$/,
+    index: /\.safetensors\.index\.json$/,
+  },
+  {
+    format: 'pytorch',
+    named: ['pytorch_model.bin', 'pytorch_model.bin.index.json'],
+    file: /\.(bin|pt|pth)$/,
+    index: /\.(bin|pt|pth)\.index\.json$/,
+  },
+] as const;
+type Format = (typeof FORMATS)[number];
+
+/** What trainers put beside weights: never a checkpoint by itself. */
+const NOT_WEIGHTS = /^(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)$/;
+const OTHER_FORMATS = /\.(ckpt|pkl|gguf|h5|msgpack|onnx)(\.index\.json)?$/;
 
 /**
- * Opens a checkpoint: a folder (`model.safetensors`, else `model.safetensors.index.json` with its shards, else the only
- * `*.safetensors`), one safetensors file, or an index file. Throws CheckpointError with `details: { file, tensor }`;
- * code `checkpoint_format` where there is a checkpoint of a format that is not read yet, `checkpoint_missing` where
- * there is none.
+ * Opens a checkpoint: a folder, one file, or an index file. In a folder `model.safetensors` is looked for, else
+ * `model.safetensors.index.json` with its shards, else the only `*.safetensors`; then the same with `pytorch_model.bin`
+ * and `*.bin`, `*.pt`, `*.pth`. Throws CheckpointError with `details: { file, tensor }`; code `checkpoint_format` where
+ * there is a checkpoint of a format that is not read, `checkpoint_missing` where there is none.
  */
 export async function openCheckpoint(folderOrFile: string): Promise<CheckpointIndex> {
   return openCheckpointSync(folderOrFile);
@@ -66,39 +99,29 @@ export function openCheckpointSync(folderOrFile: string): CheckpointIndex {
   if (folderOrFile.includes('\0')) {
     throw checkpointError(folderOrFile, undefined, 'expected a path, got one with a zero character');
   }
-  const file = findCheckpoint(folderOrFile);
-  const folder = dirname(file);
-  return file.endsWith('.index.json') ? openSharded(folder, file) : openSingle(folder, file);
+  const [file, format] = findCheckpoint(folderOrFile);
+  return format.index.test(file) ? openSharded(file, format) : openSingle(file, format);
 }
 
-/** The safetensors file or index to open. */
-function findCheckpoint(folderOrFile: string): string {
+/** The file or index to open. */
+function findCheckpoint(folderOrFile: string): [file: string, format: Format] {
   const stat = statSync(folderOrFile, { throwIfNoEntry: false });
   if (stat === undefined) {
-    throw checkpointError(folderOrFile, undefined, 'expected a folder or a safetensors file, got no such file', {
+    throw checkpointError(folderOrFile, undefined, 'expected a folder or a checkpoint file, got no such file', {
       code: 'checkpoint_missing',
     });
   }
   if (!stat.isDirectory()) {
-    if (/\.safetensors(\.index\.json)?$/.test(folderOrFile)) return folderOrFile;
-    throw noSafetensors(folderOrFile, [basename(folderOrFile)]);
+    const format = FORMATS.find(({ file, index }) => file.test(folderOrFile) || index.test(folderOrFile));
+    if (format !== undefined) return [folderOrFile, format];
+    throw noCheckpoint(folderOrFile, [basename(folderOrFile)]);
   }
   const names = readFolder(folderOrFile);
-  const only = names.filter((name) => name.endsWith('.safetensors'));
-  const found = [SINGLE, INDEX].find((name) => names.includes(name)) ?? (only.length === 1 ? only[0] : undefined);
-  if (found !== undefined) return join(folderOrFile, found);
-  if (only.length > 1) {
-    throw checkpointError(
-      folderOrFile,
-      undefined,
-      `expected ${SINGLE} or ${INDEX}, got ${only.slice(0, 5).join(', ')}`,
-      {
-        code: 'checkpoint_missing',
-        hint: 'name the one file to open',
-      },
-    );
+  for (const format of FORMATS) {
+    const found = findInFolder(folderOrFile, names, format);
+    if (found !== undefined) return [join(folderOrFile, found), format];
   }
-  throw noSafetensors(folderOrFile, names);
+  throw noCheckpoint(folderOrFile, names);
 }
 
 function readFolder(folder: string): string[] {
@@ -109,69 +132,84 @@ function readFolder(folder: string): string[] {
   }
 }
 
-function noSafetensors(where: string, names: readonly string[]): Error {
+/** The file of that format to open; undefined where the folder has none. */
+function findInFolder(folder: string, names: readonly string[], { named, file }: Format): string | undefined {
+  const only = names.filter((name) => file.test(name) && !NOT_WEIGHTS.test(name));
+  const found = named.find((name) => names.includes(name)) ?? (only.length === 1 ? only[0] : undefined);
+  if (found !== undefined || only.length === 0) return found;
+  throw checkpointError(folder, undefined, `expected ${named.join(' or ')}, got ${only.slice(0, 5).join(', ')}`, {
+    code: 'checkpoint_missing',
+    hint: 'name the one file to open',
+  });
+}
+
+function noCheckpoint(where: string, names: readonly string[]): Error {
   const other = names.find((name) => OTHER_FORMATS.test(name));
   if (other === undefined) {
-    return checkpointError(where, undefined, 'expected a safetensors checkpoint, got none', {
+    return checkpointError(where, undefined, 'expected a safetensors or PyTorch checkpoint, got none', {
       code: 'checkpoint_missing',
     });
   }
-  return checkpointError(where, undefined, `expected safetensors, got ${other}: this format is not read yet`, {
+  return checkpointError(where, undefined, `expected safetensors or PyTorch, got ${other}: this format is not read`, {
     code: 'checkpoint_format',
     hint: 'convert the checkpoint to safetensors, or take a revision that has it',
   });
 }
 
-function openSingle(folder: string, file: string): CheckpointIndex {
-  const header = readSafetensorsHeader(file);
-  const tensors = new Map<string, CheckpointTensor>();
-  addTensors(tensors, header, 0);
-  return {
-    folder,
-    format: 'safetensors',
-    files: [{ path: file, bytes: header.fileBytes }],
-    tensors,
-    metadata: header.metadata,
-  };
-}
-
-function addTensors(tensors: Map<string, CheckpointTensor>, header: SafetensorsHeader, file: number): void {
-  for (const [name, { begin, nbytes, dtype, storedDtype, shape }] of header.tensors) {
-    tensors.set(name, { file, offset: header.dataStart + begin, nbytes, dtype, storedDtype, shape });
+function openFile(path: string, { format }: Format): OpenedFile {
+  if (format === 'safetensors') {
+    const { fileBytes, dataStart, tensors, metadata } = readSafetensorsHeader(path);
+    const entries = [...tensors].map(
+      ([name, { begin, ...entry }]) => [name, { offset: dataStart + begin, ...entry }] as const,
+    );
+    return { bytes: fileBytes, tensors: new Map(entries), metadata };
   }
+  const { fileBytes, tensors, metadata } = readTorchFile(path);
+  const entries = [...tensors].map(([name, { dtype: torch, strides, ...entry }]) => {
+    const { name: storedDtype, dtype } = torch;
+    return [name, { ...entry, dtype, storedDtype, ...(strides === undefined ? {} : { strides }) }] as const;
+  });
+  return { bytes: fileBytes, tensors: new Map(entries), metadata };
 }
 
-function openSharded(folder: string, indexFile: string): CheckpointIndex {
+function openSingle(path: string, format: Format): CheckpointIndex {
+  const { bytes, tensors, metadata } = openFile(path, format);
+  const numbered = new Map([...tensors].map(([name, entry]) => [name, { file: 0, ...entry }]));
+  return { folder: dirname(path), format: format.format, files: [{ path, bytes }], tensors: numbered, metadata };
+}
+
+function openSharded(indexFile: string, format: Format): CheckpointIndex {
+  const folder = dirname(indexFile);
   const shardOf = readWeightMap(indexFile);
   const shards = [...new Set(shardOf.values())].sort();
   const files: CheckpointFile[] = [];
   const tensors = new Map<string, CheckpointTensor>();
   const metadata = new Map<string, string>();
-  for (const [number, shard] of shards.entries()) {
+  for (const [file, shard] of shards.entries()) {
     const path = join(folder, shard);
-    const header = readSafetensorsHeader(path);
-    checkListed(header, shard, path, shardOf, indexFile);
-    files.push({ path, bytes: header.fileBytes });
-    addTensors(tensors, header, number);
-    for (const [key, value] of header.metadata) if (!metadata.has(key)) metadata.set(key, value);
+    const opened = openFile(path, format);
+    checkListed(opened, shard, path, shardOf, indexFile);
+    files.push({ path, bytes: opened.bytes });
+    for (const [name, entry] of opened.tensors) tensors.set(name, { file, ...entry });
+    for (const [key, value] of opened.metadata) if (!metadata.has(key)) metadata.set(key, value);
   }
   for (const [name, shard] of shardOf) {
     if (!tensors.has(name)) {
       throw checkpointError(join(folder, shard), name, `expected it here as ${basename(indexFile)} says, got none`);
     }
   }
-  return { folder, format: 'safetensors', files, tensors, metadata };
+  return { folder, format: format.format, files, tensors, metadata };
 }
 
 /** Every tensor of a shard must be one that the index gives to this shard. */
 function checkListed(
-  header: SafetensorsHeader,
+  opened: OpenedFile,
   shard: string,
   path: string,
   shardOf: ReadonlyMap<string, string>,
   indexFile: string,
 ): void {
-  for (const name of header.tensors.keys()) {
+  for (const name of opened.tensors.keys()) {
     const listed = shardOf.get(name);
     if (listed !== shard) {
       const got = listed === undefined ? 'nothing' : JSON.stringify(listed);

@@ -1,12 +1,14 @@
 /**
- * Tensor data of safetensors files into tensors, for state dicts, tests and small models. A model's weights do not come
- * this way: executors read them natively (`loadWeight`). Data pass through one window, so memory in JavaScript is
- * bounded whatever a tensor's size.
+ * Tensor data of checkpoints (safetensors and PyTorch files) into tensors, for state dicts, tests and small models. A
+ * model's weights do not come this way: executors read them natively (`loadWeight`). Data pass through one window, so
+ * memory in JavaScript is bounded whatever a tensor's size; only a tensor with strides is gathered there as a whole.
  */
 import { type FileHandle, open } from 'node:fs/promises';
 import { type CheckpointFile, type CheckpointIndex, type CheckpointTensor, openCheckpointSync } from './checkpoint.js';
 import type { DeviceName } from './device.js';
+import { DTYPES } from './dtype.js';
 import { nearestWord } from './errors.js';
+import { gatherStrided } from './gather-strided.js';
 import { checkpointError, fileError } from './safetensors.js';
 import { empty, type Tensor } from './tensor.js';
 
@@ -21,7 +23,7 @@ export interface ReadOptions {
 type Wanted = readonly [name: string, entry: CheckpointTensor, made: Tensor];
 
 /**
- * All tensors of a safetensors file (or of a checkpoint folder), by name, in the order of the header.
+ * All tensors of a safetensors or PyTorch file (or of a checkpoint folder), by name, in the order of the header.
  * Throws CheckpointError: a broken file, a dtype that metashard does not have.
  */
 export async function loadSafetensors(path: string, options: ReadOptions = {}): Promise<Map<string, Tensor>> {
@@ -100,13 +102,25 @@ async function fillFrom({ path, bytes }: CheckpointFile, wanted: readonly Wanted
 
 /** Copies a tensor's bytes from the file into its storage, a window at a time. */
 async function fill([name, entry, made]: Wanted, handle: FileHandle, path: string, window: Buffer): Promise<void> {
-  for (let done = 0; done < entry.nbytes; ) {
-    const length = Math.min(window.length, entry.nbytes - done);
-    const { bytesRead } = await handle.read(window, 0, length, entry.offset + done);
-    if (bytesRead === 0) {
-      throw checkpointError(path, name, `expected ${entry.nbytes} bytes, got ${done}: the file was cut short`);
+  const read = async (into: Uint8Array, position: number): Promise<void> => {
+    for (let done = 0; done < into.length; ) {
+      const { bytesRead } = await handle.read(into, done, into.length - done, entry.offset + position + done);
+      if (bytesRead === 0) throw cutShort(path, name, entry.nbytes, position + done);
+      done += bytesRead;
     }
-    made.storage?.write(done, window.subarray(0, bytesRead));
-    done += bytesRead;
+  };
+  if (entry.strides !== undefined) {
+    const { shape, strides } = entry;
+    made.storage?.write(0, await gatherStrided({ shape, strides, elementBytes: DTYPES[made.dtype].bytes }, read));
+    return;
   }
+  for (let done = 0; done < entry.nbytes; done += window.length) {
+    const part = window.subarray(0, Math.min(window.length, entry.nbytes - done));
+    await read(part, done);
+    made.storage?.write(done, part);
+  }
+}
+
+function cutShort(path: string, name: string, nbytes: number, done: number): Error {
+  return checkpointError(path, name, `expected ${nbytes} bytes, got ${done}: the file was cut short`);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <exception>
 #include <mutex>
 #include <new>
 #include <string>
@@ -42,6 +43,9 @@ int guarded(ms_error *error, const Body &body) {
   } catch (const std::exception &unexpected) {
     failure.status = MS_INTERNAL;
     snprintf(failure.message, sizeof failure.message, "cpu: %s", unexpected.what());
+  } catch (...) {
+    failure.status = MS_INTERNAL;
+    snprintf(failure.message, sizeof failure.message, "cpu: an unknown failure");
   }
   if (error != nullptr) *error = failure;
   return failure.status;
@@ -183,9 +187,15 @@ int stream_wait_event(ms_context *, ms_stream *, ms_event *, ms_error *) { retur
 
 // A large copy goes by pieces over the pool: one thread alone does not fill the memory's bandwidth, least of all on fresh pages.
 void copy_bytes(void *destination, const void *source, size_t bytes) {
+  const uintptr_t to = reinterpret_cast<uintptr_t>(destination), from = reinterpret_cast<uintptr_t>(source);
+  const bool overlap = to < from + bytes && from < to + bytes;
+  if (overlap) {
+    memmove(destination, source, bytes);
+    return;
+  }
   parallel(int64_t((bytes + copy_piece - 1) / copy_piece), [&](int64_t piece) {
     const size_t start = size_t(piece) * copy_piece, left = bytes - start;
-    memmove(static_cast<char *>(destination) + start, static_cast<const char *>(source) + start, left < copy_piece ? left : copy_piece);
+    memcpy(static_cast<char *>(destination) + start, static_cast<const char *>(source) + start, left < copy_piece ? left : copy_piece);
   });
 }
 

@@ -69,4 +69,7 @@ int best_isa() {
 
 void use_isa(int level) { active.store(tables_of(level)); }
 
-const isa_tables &active_isa() { return *active.load(std::memory_order_acquire); }
+const isa_tables &active_isa() {
+  if (active.load() == nullptr) use_isa(best_isa());  // an op before initialize
+  return *active.load();
+}

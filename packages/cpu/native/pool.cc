@@ -47,7 +47,8 @@ struct pool_state {
   alignas(64) std::atomic<int32_t> sleepers{0};
   alignas(64) std::atomic<int32_t> busy{0};  // callers and helpers at work
   std::atomic<int32_t> threads{1};
-  std::atomic<int32_t> started{0};  // helper threads that exist
+  std::atomic<int32_t> started{0};    // helper threads that exist
+  std::atomic<int32_t> asked_for{0};  // helper threads that were to be started: more where the system refused some
   pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;
 };
 
@@ -156,12 +157,13 @@ bool start_helper(int32_t index) {
   return made;
 }
 
-// Starts the helpers that are lacking; with fewer than asked for everything still works, on fewer threads.
+// Starts the helpers that are lacking, once for each larger number of threads. Where the system refuses some, the rest do.
 void start_helpers(pool_state &pool, int32_t wanted) {
   static const int registered = pthread_atfork(nullptr, nullptr, reset_in_child);
   (void)registered;
   pthread_mutex_lock(&pool.starting);
   while (pool.started.load() < wanted && start_helper(pool.started.load())) pool.started.fetch_add(1);
+  pool.asked_for.store(wanted);
   pthread_mutex_unlock(&pool.starting);
 }
 
@@ -211,7 +213,7 @@ void parallel_for(int64_t tasks, void (*task)(void *context, int64_t index), voi
   pool_state &pool = *state();
   const int32_t threads = pool.threads.load(std::memory_order_relaxed);
   if (tasks <= 1 || threads <= 1 || inside_task) return run_alone(tasks, task, context);
-  if (pool.started.load(std::memory_order_relaxed) < threads - 1) start_helpers(pool, threads - 1);
+  if (pool.asked_for.load(std::memory_order_relaxed) < threads - 1) start_helpers(pool, threads - 1);
   thread_workspace();  // fails here, where it can be reported, not inside a task
   slot *s = claim_slot(pool);
   if (s == nullptr) return run_alone(tasks, task, context);

@@ -2,7 +2,7 @@
 // loaded once per GPU, and their typed launches. Which kernels an op needs is ops/*.cpp.
 #pragma once
 #include "device.h"
-#include "kernels/kernel_list.def"
+#include "kernels/calls.h"
 #include "stream.h"
 
 namespace metashard::cuda {

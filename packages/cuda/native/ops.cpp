@@ -10,26 +10,21 @@ constexpr uintptr_t scratch_alignment = 64;
 
 struct OpEntry {
   const char *name;
-  int32_t inputs, outputs, attributes;
+  int32_t code, inputs, outputs, attributes;
   const OpDefinition *definition;
 };
 
 constexpr OpEntry entries[] = {
-#define MS_OP(name, code, inputs, outputs, attributes) {#name, inputs, outputs, attributes, &op_##name},
+#define MS_OP(name, code, inputs, outputs, attributes) {#name, code, inputs, outputs, attributes, &op_##name},
 #include <metashard/ops.def>
 #undef MS_OP
 };
 
 const OpEntry *find_op(int32_t code) {
-  switch (code) {
-#define MS_OP(name, code, inputs, outputs, attributes) \
-  case code:                                           \
-    return &entries[code - 1];
-#include <metashard/ops.def>
-#undef MS_OP
-    default:
-      return nullptr;
+  for (const OpEntry &op : entries) {
+    if (op.code == code) return &op;
   }
+  return nullptr;
 }
 
 const OpEntry &checked_op(const ms_op_call &call) {

@@ -21,6 +21,8 @@ import { encodeProgram } from './encode-program.js';
 import type { ExecutorSetup, Inbox, OpenedExecutor } from './executor-protocol.js';
 import { STEPS_IN_FLIGHT } from './memory-plan.js';
 import { tensorBytes } from './program-facts.js';
+import { type WeightPlace, WeightLoader } from './load-weights.js';
+import { PAGE_BYTES } from './packed-store.js';
 import { Sampler } from './sampler.js';
 import { type Segment, storageOf } from './segments.js';
 import { type StepInput, type StepView, stepInputs } from './step.js';
@@ -44,15 +46,18 @@ export class DeviceExecutor {
   readonly sampler: Sampler | null;
   readonly scratch: BufferId;
   readonly #arena: BufferId;
-  /** Weights, caches, constants and step inputs. */
-  readonly #buffers = new Map<TensorId, BufferId>();
+  readonly loader: WeightLoader;
+  /** Where weights, caches, constants and step inputs lie. */
+  readonly #places = new Map<TensorId, WeightPlace>();
   /** Other devices' inboxes: `segment:tensor`. */
   readonly #outgoing = new Map<string, { buffer: BufferId; slotBytes: number }>();
 
   constructor(readonly setup: ExecutorSetup) {
     this.context = new DeviceContext(parseDevice(setup.device), setup.budgetBytes);
     this.inputs = stepInputs(setup.program);
-    for (const id of setup.weights) this.#allocate(id, 'weights');
+    this.#mapWeights();
+    for (const id of setup.weights) if (!this.#places.has(id)) this.#allocate(id, 'weights');
+    this.loader = new WeightLoader(this.context, setup.program, (id) => this.place(id));
     for (const id of setup.constants) this.#writeConstant(id);
     for (const id of setup.caches) native().zero(this.#allocate(id, 'kv_cache'), 0, this.#bytes(id));
     for (const id of setup.inputs) this.#allocate(id, 'activations');
@@ -79,8 +84,8 @@ export class DeviceExecutor {
     }
   }
 
-  buffer(tensor: TensorId): BufferId {
-    return this.#buffers.get(tensor) as BufferId;
+  place(tensor: TensorId): WeightPlace {
+    return this.#places.get(tensor) as WeightPlace;
   }
 
   /** Byte offset of an activation of a segment in the arena. */
@@ -95,7 +100,7 @@ export class DeviceExecutor {
       // The rows wanted are written chunk by chunk: see serve.ts.
       if (spec.dims[0] === 'outputs') continue;
       const value = step.value(tensor);
-      if (value.length > 0) addon.write(this.buffer(tensor), 0, value);
+      if (value.length > 0) addon.write(this.place(tensor).buffer, 0, value);
     }
     const slot = step.index % STEPS_IN_FLIGHT;
     for (const [i, { buffer, slotBytes }] of open.inbox.entries()) {
@@ -125,13 +130,29 @@ export class DeviceExecutor {
     this.context.close();
   }
 
+  /** Maps the ranges of the packed store that hold this device's weights; neighbours share a mapping. */
+  #mapWeights(): void {
+    const { mapped, device } = this.setup;
+    if (mapped === null) return;
+    const entries = [...mapped.tensors].sort(([, a], [, b]) => a.offset - b.offset);
+    guardNative(device, 'map', () => {
+      const file = native().openFile(mapped.file);
+      for (const range of rangesOf(entries)) {
+        const bytes = range.end - range.start;
+        const buffer = native().mapFile(this.context.id, file, range.start, bytes, MEMORY_KINDS.indexOf('weights'));
+        for (const [id, { offset }] of range.entries) this.#places.set(id, { buffer, byteOffset: offset - range.start });
+      }
+      native().closeFile(file);
+    });
+  }
+
   #bytes(id: TensorId): number {
     return tensorBytes(this.setup.program.tensors[id] as ProgramTensor, this.setup.dims);
   }
 
   #allocate(id: TensorId, kind: MemoryKind): BufferId {
     const buffer = this.context.alloc(this.#bytes(id), MEMORY_KINDS.indexOf(kind));
-    this.#buffers.set(id, buffer);
+    this.#places.set(id, { buffer, byteOffset: 0 });
     return buffer;
   }
 
@@ -157,8 +178,7 @@ export class DeviceExecutor {
     const code = encodeProgram(program, segment, this.scratch, (id) => {
       const binding = segment.receives.indexOf(id);
       if (binding >= 0) return { binding };
-      const buffer = this.#buffers.get(id);
-      return buffer === undefined ? this.arenaPlace(segment.index, id) : { buffer, byteOffset: 0 };
+      return this.#places.get(id) ?? this.arenaPlace(segment.index, id);
     });
     const used = new Set(
       segment.ops.flatMap((op) => op.inputs.filter((id) => id >= 0).map((id) => storageOf(program, id))),
@@ -185,4 +205,26 @@ export function rowElements(tensor: ProgramTensor): number {
 /** Bytes per element, for reading results. */
 export function elementBytes(tensor: ProgramTensor): number {
   return DTYPES[tensor.dtype].bytes;
+}
+
+interface FileRange {
+  start: number;
+  end: number;
+  entries: [TensorId, { offset: number; nbytes: number }][];
+}
+
+/** Tensors in file order as page-aligned ranges; a gap of more than a page begins a new one. */
+function rangesOf(entries: readonly [TensorId, { offset: number; nbytes: number }][]): FileRange[] {
+  const ranges: FileRange[] = [];
+  for (const entry of entries) {
+    const [, { offset, nbytes }] = entry;
+    const last = ranges.at(-1);
+    if (last !== undefined && offset <= last.end + PAGE_BYTES) {
+      last.end = offset + nbytes;
+      last.entries.push(entry);
+    } else {
+      ranges.push({ start: Math.floor(offset / PAGE_BYTES) * PAGE_BYTES, end: offset + nbytes, entries: [entry] });
+    }
+  }
+  return ranges;
 }

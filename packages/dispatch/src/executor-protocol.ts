@@ -18,6 +18,8 @@ export type LoadInstruction =
   | { kind: 'quantize'; CB: TensorId; SCB: TensorId; source: FileSource }
   | { kind: 'int8'; CB: TensorId; SCB: TensorId; source: FileSource; scales: FileSource }
   | { kind: 'dequantize'; tensor: TensorId; source: FileSource; scales: FileSource }
+  /** From a packed store: the bytes as they are. */
+  | { kind: 'stored'; tensor: TensorId; file: string; offset: number; nbytes: number }
   /** From a tensor in memory, of the same dtype; int8 is packed. */
   | { kind: 'memory'; tensor: TensorId; buffer: BufferId; byteOffset: number };
 
@@ -49,6 +51,8 @@ export interface ExecutorSetup {
   dims: DimValues;
   arenaBytes: number;
   scratchBytes: number;
+  /** Weights used in place from a packed store, by byte offset in its file. Only for devices that read host memory. */
+  mapped: { file: string; tensors: ReadonlyMap<TensorId, { offset: number; nbytes: number }> } | null;
   /** Storage tensors to allocate. */
   weights: readonly TensorId[];
   caches: readonly TensorId[];

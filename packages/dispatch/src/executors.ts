@@ -12,6 +12,8 @@ import {
   MetashardError,
   type PlainError,
   type Program,
+  parseDevice,
+  type TensorId,
 } from '@metashard/core';
 import { Piscina } from 'piscina';
 import type {
@@ -44,6 +46,13 @@ export interface ExecutorsOptions {
   planned: PlannedProgram;
   dims: DimValues;
   sampler: SamplerSizes | null;
+  /** A packed store to use in place where the device reads host memory. */
+  store?: MappedStore | null;
+}
+
+export interface MappedStore {
+  file: string;
+  tensors: ReadonlyMap<TensorId, { offset: number; nbytes: number }>;
 }
 
 type Listener = (message: ExecutorMessage, device: DeviceName) => void;
@@ -254,6 +263,7 @@ export class Executors {
       segmentCount: planned.segments.length,
       workerOfSegment: planned.segments.map((_, segment) => this.#workerOf(segment)),
       dims,
+      mapped: this.#mappedFor(device, memory.weights),
       arenaBytes: memory.arenaBytes,
       scratchBytes: entry?.scratchBytes ?? memory.scratchBytes,
       weights: [...memory.weights],
@@ -270,6 +280,12 @@ export class Executors {
       sampler: isHead ? sampler : null,
       port,
     };
+  }
+
+  #mappedFor(device: DeviceName, weights: ReadonlySet<TensorId>): MappedStore | null {
+    const { store } = this.#options;
+    if (store == null || parseDevice(device).type !== 'cpu') return null;
+    return { file: store.file, tensors: new Map([...store.tensors].filter(([id]) => weights.has(id))) };
   }
 
   /** The same task on every worker; waits for all, then throws the error that was there first, not its echoes. */

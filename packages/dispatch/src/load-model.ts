@@ -7,11 +7,13 @@ import {
   type DeviceName,
   ensureBackend,
   native,
+  parseDevice,
   type ProgramTensor,
 } from '@metashard/core';
 import { findTiedParameters, type ParsedConfig } from '@metashard/meta';
 import { resolveDevices } from './devices.js';
-import { Executors } from './executors.js';
+import { Executors, type MappedStore } from './executors.js';
+import { findStore, type StoreRequest, storedSources, writeStore } from './find-store.js';
 import { readGenerationConfig } from './generation-config.js';
 import { LoadedModel } from './loaded-model.js';
 import { type ModelSource, openModelSource } from './model-source.js';
@@ -55,10 +57,12 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   signal?.throwIfAborted();
   const { vocabSize, maxSeqLen, maxBatchSize } = recorded;
   const sampler = vocabSize === null ? null : { sequences: maxBatchSize, maxSeqLen, vocabSize };
-  const executors = await Executors.start({ program: recorded.program, planned, dims: planned.dims, sampler });
+  const store = await storeFor(options, { program: recorded.program, checkpoint, sources, offloadFolder: options.offloadFolder });
+  const executors = await Executors.start({ program: recorded.program, planned, dims: planned.dims, sampler, store });
   try {
+    const from = store === null ? sources : storedSources(store);
     const perDevice = new Map(
-      [...planned.memory].map(([device, memory]) => [device, instructionsFor(memory.weights, sources)]),
+      [...planned.memory].map(([device, { weights }]) => [device, usesInPlace(device, store) ? [] : instructionsFor(weights, from)]),
     );
     await executors.load(perDevice, reportProgress(recorded, planned, options), signal);
   } catch (error) {
@@ -75,7 +79,22 @@ export async function planModel(nameOrFolder: string, options: LoadModelOptions 
   return planSource(source, recordSource(source, options), options).plan;
 }
 
-function recordSource(source: ModelSource, options: LoadModelOptions): RecordedModel {
+/** The packed store to load from: one that is there, or one written now if asked; null: load from the checkpoint. */
+async function storeFor({ packedStore = 'use', signal, logger }: LoadModelOptions, request: StoreRequest): Promise<MappedStore | null> {
+  if (packedStore === 'ignore') return null;
+  const found = findStore(request);
+  if (found !== null || packedStore === 'use') return found;
+  const written = await writeStore(request, { signal });
+  logger?.info(`packed into ${written.file}`);
+  return written;
+}
+
+function usesInPlace(device: DeviceName, store: MappedStore | null): boolean {
+  return store !== null && parseDevice(device).type === 'cpu';
+}
+
+/** Records the model of a source for the options' size of step. Throws ConfigError, ArgumentError. */
+export function recordSource(source: ModelSource, options: LoadModelOptions): RecordedModel {
   const own = source.config.maxPositionEmbeddings;
   const maxSeqLen = options.maxSeqLen ?? Math.min(own ?? DEFAULT_MAX_SEQ_LEN, DEFAULT_MAX_SEQ_LEN);
   const maxBatchSize = options.maxBatchSize ?? 1;
@@ -89,7 +108,8 @@ function recordSource(source: ModelSource, options: LoadModelOptions): RecordedM
   return recordModel(source.model, { maxSeqLen, maxBatchSize });
 }
 
-function planSource(source: ModelSource, recorded: RecordedModel, options: LoadModelOptions) {
+/** Plans a recorded source over the options' devices. */
+export function planSource(source: ModelSource, recorded: RecordedModel, options: LoadModelOptions) {
   return planRecorded(recorded, resolveDevices(options), {
     deviceMap: options.deviceMap ?? 'auto',
     model: basename(resolve(source.folder)),

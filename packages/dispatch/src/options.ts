@@ -46,7 +46,10 @@ export interface LoadModelOptions {
   threads?: number;
   /** Left free on every device, bytes or words. Default 0. */
   reserve?: string | number;
+  /** Where packed stores lie. Default: METASHARD_CACHE, else the user's cache folder. */
   offloadFolder?: string;
+  /** A packed store (`metashard pack`): "use" one that is there (default), "write" it on the first load, "ignore" it. */
+  packedStore?: 'use' | 'write' | 'ignore';
   /** Of a cached model. Default "main". */
   revision?: string;
   onProgress?: (progress: LoadProgress) => void;

@@ -27,6 +27,7 @@ import {
 } from './partition.js';
 import { bestPlacement, type Objective, type PlacementDevice, type Stage, stagesOf } from './placement.js';
 import type { DeviceMap, DevicePlan, PlanDevice, Strategy } from './plan.js';
+import { moduleBytes } from './plan-modules.js';
 import { ProgramFacts } from './program-facts.js';
 import { cutSegments, type Segment } from './segments.js';
 
@@ -82,6 +83,7 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     maxBatchSize: request.maxBatchSize,
     segments: segments.map(({ device, modules }) => ({ device, executeOn: device, modules: [...modules] })),
     devices: planned,
+    modules: moduleBytes(facts, request.blockPaths, segments),
     skipped: request.skipped ?? [],
     offloaded: [],
     copies: copiesOf(facts, memory),

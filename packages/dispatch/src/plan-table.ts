@@ -20,10 +20,11 @@ export function formatPlanTable(plan: DevicePlan): string {
   ]);
   const totals = ['total', '', ...sumColumns(plan.devices.map(deviceBytes)).map(formatBytes)];
   const header = ['device', 'blocks', ...BYTE_COLUMNS];
-  return [titleLine(plan), drawTable(header, rows, totals), ...notes(plan, shorten)].join('\n');
+  return [planTitle(plan), drawTable(header, rows, totals), ...notes(plan, shorten)].join('\n');
 }
 
-function titleLine({ model, strategy, maxSeqLen, maxBatchSize }: DevicePlan): string {
+/** `bloom: device_map balanced, max_seq_len 2048, max_batch_size 1` */
+export function planTitle({ model, strategy, maxSeqLen, maxBatchSize }: DevicePlan): string {
   const map = strategy === 'explicit' ? 'explicit device map' : `device_map ${strategy}`;
   return `${model}: ${map}, max_seq_len ${maxSeqLen}, max_batch_size ${maxBatchSize}`;
 }
@@ -117,6 +118,11 @@ function follows(a: string, b: string): boolean {
   if (differing.length !== 1 || at === undefined) return false;
   const isNumber = /^\d+$/.test(left[at] as string) && /^\d+$/.test(right[at] as string);
   return isNumber && Number(right[at]) === Number(left[at]) + 1;
+}
+
+/** What is left in float, offloaded, stored twice or ignored: a line each, as below the table. */
+export function planNotes(plan: DevicePlan): string[] {
+  return notes(plan, withoutBasePrefix(plan.segments.flatMap(({ modules }) => modules)));
 }
 
 function notes(plan: DevicePlan, shorten: (path: string) => string): string[] {

@@ -16,6 +16,15 @@ export interface PlanSegment {
   modules: string[];
 }
 
+/** What one unit of the model (a block, or a module between blocks) has on one device. A unit that a map cuts has an entry per device. */
+export interface PlanModule {
+  path: string;
+  device: DeviceName;
+  /** What the device stores because of it; a weight shared with an earlier unit of the same device is counted there. */
+  weightsBytes: number;
+  kvCacheBytes: number;
+}
+
 export interface PlanDevice {
   name: DeviceName;
   emulated: boolean;
@@ -39,6 +48,8 @@ export interface DevicePlan {
   maxBatchSize: number;
   segments: PlanSegment[];
   devices: PlanDevice[];
+  /** In order of execution. Per device they add up to its weights and KV cache. */
+  modules?: PlanModule[];
   /** Linears left in float, and why. */
   skipped: { module: string; reason: string }[];
   /** Modules whose weights do not lie where they compute. */

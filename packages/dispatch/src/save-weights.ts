@@ -11,7 +11,7 @@ import {
 } from '@metashard/core';
 import type { DeviceExecutor } from './device-executor.js';
 import type { SaveInstruction } from './executor-protocol.js';
-import { matrixShape, tensorWords } from './load-weights.js';
+import { matrixShape, tensorWords, type WeightPlace } from './load-weights.js';
 
 const WINDOW_BYTES = 8 * 2 ** 20;
 /** Rows of a block of the packed layout: rows that start at a multiple of it can be unpacked by themselves. */
@@ -43,19 +43,19 @@ function saveTensor(executor: DeviceExecutor, { tensor, offset }: SaveInstructio
     for (let done = 0; done < bytes.length; )
       done += writeSync(descriptor, bytes, done, bytes.length - done, offset + at + done);
   };
-  if (spec.layout === 'packed_int8') unpackRows(executor, executor.buffer(tensor), rows, columns, write);
-  else copyOut(executor, executor.buffer(tensor), rows * columns * DTYPES[spec.dtype].bytes, write);
+  if (spec.layout === 'packed_int8') unpackRows(executor, executor.place(tensor), rows, columns, write);
+  else copyOut(executor, executor.place(tensor), rows * columns * DTYPES[spec.dtype].bytes, write);
 }
 
 function copyOut(
   executor: DeviceExecutor,
-  buffer: number,
+  place: WeightPlace,
   bytes: number,
   write: (bytes: Uint8Array, at: number) => void,
 ): void {
   for (let at = 0; at < bytes; at += WINDOW_BYTES) {
     const window = new Uint8Array(Math.min(WINDOW_BYTES, bytes - at));
-    guardNative(executor.setup.device, 'read', () => native().read(buffer, at, window));
+    guardNative(executor.setup.device, 'read', () => native().read(place.buffer, place.byteOffset + at, window));
     write(window, at);
   }
 }
@@ -63,7 +63,7 @@ function copyOut(
 /** Through the segment's scratch, which an int8 linear always has for at least 48 rows. */
 function unpackRows(
   executor: DeviceExecutor,
-  buffer: number,
+  place: WeightPlace,
   rows: number,
   columns: number,
   write: (bytes: Uint8Array, at: number) => void,
@@ -73,9 +73,8 @@ function unpackRows(
   const perWindow = Math.max(BLOCK_ROWS, Math.floor(window / Math.max(columns, 1) / BLOCK_ROWS) * BLOCK_ROWS);
   for (let row = 0; row < rows; row += perWindow) {
     const count = Math.min(perWindow, rows - row);
-    const packed = tensorWords(buffer, { dims: [count, columns], dtype: 'int8', layout: 'packed_int8' });
-    packed[1] = packedInt8Bytes(row, columns);
-    const dense = tensorWords(scratch, { dims: [count, columns], dtype: 'int8', layout: 'strided' });
+    const packed = tensorWords({ ...place, byteOffset: place.byteOffset + packedInt8Bytes(row, columns) }, { dims: [count, columns], dtype: 'int8', layout: 'packed_int8' });
+    const dense = tensorWords({ buffer: scratch, byteOffset: 0 }, { dims: [count, columns], dtype: 'int8', layout: 'strided' });
     const bytes = new Uint8Array(count * columns);
     guardNative(setup.device, 'unpack_int8', () => {
       native().callOp(context.id, opSignature('unpack_int8').code, packed, dense, new Float64Array(0), 0);

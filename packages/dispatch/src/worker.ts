@@ -13,7 +13,6 @@ import type {
   SaveInstruction,
   ServeRequest,
 } from './executor-protocol.js';
-import { loadWeights } from './load-weights.js';
 import { Control } from './ring.js';
 import { saveWeights } from './save-weights.js';
 import { ServeLoop } from './serve.js';
@@ -51,12 +50,17 @@ export const connect = plainly((inboxes: readonly Inbox[]): void => current().co
 export const load = plainly((instructions: readonly LoadInstruction[]): void => {
   const { setup } = current();
   const control = new Control(setup.control, setup.controlRows);
-  loadWeights(
-    current(),
-    instructions,
-    (tensor, bytes) => setup.port.postMessage({ type: 'progress', tensor, bytes } satisfies ExecutorMessage),
-    () => control.aborted || control.stopped,
-  );
+  const { context, loader } = current();
+  try {
+    for (const instruction of instructions) {
+      if (control.aborted || control.stopped) break;
+      const bytes = loader.run(instruction);
+      setup.port.postMessage({ type: 'progress', tensor: loader.nameOf(instruction), bytes } satisfies ExecutorMessage);
+    }
+    native().synchronize(context.id);
+  } finally {
+    loader.close();
+  }
   setup.port.postMessage({ type: 'done' } satisfies ExecutorMessage);
 });
 

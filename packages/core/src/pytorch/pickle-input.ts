@@ -65,7 +65,9 @@ export class PickleInput {
   integer(length: number): bigint {
     const start = this.#take(length);
     if (length === 0) return 0n;
-    const hex = Buffer.from(this.#bytes.subarray(start, start + length)).reverse().toString('hex');
+    const hex = Buffer.from(this.#bytes.subarray(start, start + length))
+      .reverse()
+      .toString('hex');
     return BigInt.asIntN(8 * length, BigInt(`0x${hex}`));
   }
 

@@ -2,11 +2,12 @@
  * A file of `torch.save` as an index: which tensors its state dict has and where their bytes lie. Two containers: zip
  * (PyTorch 1.6 and later: `data.pkl`, one record per storage) and legacy (five pickles, then the storages one after
  * another). Reads no tensor data and runs nothing.
- * Formats: `torch/serialization.py` of PyTorch 2.13, `_save` and `_legacy_save`.
+ * Format: `torch/serialization.py` of PyTorch 2.13, `_save` and `_load`.
  */
 import { checkpointError, readSpan, withFile } from '../safetensors.js';
+import { openLegacy } from './legacy.js';
 import { MAX_PICKLE_BYTES, PickleInput } from './pickle-input.js';
-import { PickleDict, PickleList, type PickleValue, type TorchTensor, typeName } from './pickle-values.js';
+import type { PickleValue, TorchTensor } from './pickle-values.js';
 import { readStateDict } from './state-dict.js';
 import { TorchStorages } from './torch-storages.js';
 import { unpickle } from './unpickler.js';
@@ -28,7 +29,7 @@ export interface TorchFile {
 }
 
 /** What a container holds. */
-interface Container {
+export interface Container {
   readonly kind: 'zip' | 'legacy';
   readonly value: PickleValue;
   /** Where a storage's bytes start in the file. Throws where they are missing or of another size. */
@@ -37,9 +38,6 @@ interface Container {
 
 const ZIP_MAGIC = 0x04034b50;
 const PICKLE_PROTOCOL = 0x80;
-/** `torch.serialization.MAGIC_NUMBER` and `PROTOCOL_VERSION`. */
-const LEGACY_MAGIC = 0x1950a86a20f9469cfc6cn;
-const LEGACY_VERSION = 1001n;
 /** Newest `version` record that PyTorch 2.13 reads. */
 const MAX_VERSION = 10;
 const SAVE_AGAIN = 'load the file in PyTorch and save it again: torch.save(torch.load(path), path)';
@@ -67,9 +65,14 @@ function openContainer(descriptor: number, file: string, fileBytes: number): Con
   if (head.readUInt32LE(0) === ZIP_MAGIC) return openZip(descriptor, file, fileBytes);
   if (head[0] === PICKLE_PROTOCOL) return openLegacy(descriptor, file, fileBytes);
   const pointer = head.toString('latin1').startsWith('version https://git-lfs');
-  throw checkpointError(file, undefined, `expected a file of torch.save, got ${pointer ? 'a Git LFS pointer' : 'other bytes'}`, {
-    hint: pointer ? 'fetch the file itself: git lfs pull' : undefined,
-  });
+  throw checkpointError(
+    file,
+    undefined,
+    `expected a file of torch.save, got ${pointer ? 'a Git LFS pointer' : 'other bytes'}`,
+    {
+      hint: pointer ? 'fetch the file itself: git lfs pull' : undefined,
+    },
+  );
 }
 
 function openZip(descriptor: number, file: string, fileBytes: number): Container {
@@ -80,7 +83,7 @@ function openZip(descriptor: number, file: string, fileBytes: number): Container
     if (record === undefined || record.nbytes > 64) return undefined;
     return readSpan(descriptor, file, record.offset, record.nbytes).toString('latin1').trim();
   };
-  checkArchive(file, text, records.has(`${folder}/constants.pkl`));
+  checkArchive(file, text);
   const { offset, nbytes } = records.get(`${folder}/data.pkl`) as ZipRecord;
   if (nbytes > MAX_PICKLE_BYTES) {
     throw checkpointError(file, undefined, `expected a data.pkl of at most ${MAX_PICKLE_BYTES} bytes, got ${nbytes}`);
@@ -92,7 +95,8 @@ function openZip(descriptor: number, file: string, fileBytes: number): Container
     const record = records.get(name);
     const whole = storages.byKey.get(storage.key)?.nbytes ?? 0;
     // A storage of bytes may end within an element of its dtype; torch writes it whole.
-    if (record !== undefined && record.nbytes >= whole && record.nbytes < whole + storage.dtype.bytes) return record.offset;
+    if (record !== undefined && record.nbytes >= whole && record.nbytes < whole + storage.dtype.bytes)
+      return record.offset;
     const got = record === undefined ? 'no such record' : `${record.nbytes} bytes`;
     throw checkpointError(file, undefined, `record ${JSON.stringify(name)}: expected ${whole} bytes, got ${got}`);
   };
@@ -109,13 +113,8 @@ function findFolder(records: ReadonlyMap<string, ZipRecord>, file: string): stri
   });
 }
 
-/** What the small records say: byte order, version, and that this is no program. */
-function checkArchive(file: string, text: (name: string) => string | undefined, isProgram: boolean): void {
-  if (isProgram) {
-    throw checkpointError(file, undefined, 'expected a state dict, got a TorchScript program', {
-      hint: 'save the state dict: torch.save(torch.jit.load(path).state_dict(), path)',
-    });
-  }
+/** What the small records say: byte order and version. */
+function checkArchive(file: string, text: (name: string) => string | undefined): void {
   const order = text('byteorder') ?? 'little'; // absent before PyTorch 2.1
   if (order !== 'little') {
     const got = JSON.stringify(order);
@@ -124,65 +123,8 @@ function checkArchive(file: string, text: (name: string) => string | undefined, 
   const version = text('version') ?? text('.data/version') ?? '1';
   if (!/^[0-9]{1,4}$/.test(version) || Number(version) < 1 || Number(version) > MAX_VERSION) {
     const got = JSON.stringify(version);
-    throw checkpointError(file, undefined, `expected archive version 1 to ${MAX_VERSION}, got ${got}`, { hint: SAVE_AGAIN });
-  }
-}
-
-/** Pickles of the magic number, the version, the machine, the object and the keys of its storages; then the storages. */
-function openLegacy(descriptor: number, file: string, fileBytes: number): Container {
-  const prefix = (length: number): Buffer => readSpan(descriptor, file, 0, Math.min(length, fileBytes));
-  const input = new PickleInput(file, prefix(2 ** 16), prefix);
-  const plain = new TorchStorages(true);
-  const read = (): PickleValue => unpickle(input, plain);
-  const expect = (what: string, right: boolean, got: PickleValue): void => {
-    if (!right) throw checkpointError(file, undefined, `expected ${what}, got ${typeof got === 'bigint' ? 'another number' : typeName(got)}`, {
-      hint: 'is this a file of torch.save?',
+    throw checkpointError(file, undefined, `expected archive version 1 to ${MAX_VERSION}, got ${got}`, {
+      hint: SAVE_AGAIN,
     });
-  };
-  const magic = read();
-  expect("PyTorch's magic number", magic === LEGACY_MAGIC, magic);
-  const version = read();
-  expect(`format version ${LEGACY_VERSION}`, version === LEGACY_VERSION, version);
-  const machine = read();
-  expect('a little-endian machine', machine instanceof PickleDict && machine.get('little_endian') === true, machine);
-  const storages = new TorchStorages(true);
-  const value = unpickle(input, storages);
-  const keys = read();
-  const starts = locateSections(descriptor, file, fileBytes, input.position, keys, storages);
-  const locate = (storage: TorchTensor['storage']): number => {
-    const start = starts.get(storage.key);
-    if (start !== undefined) return start;
-    throw checkpointError(file, undefined, `storage ${JSON.stringify(storage.key)}: expected it after the pickles, got none`);
-  };
-  return { kind: 'legacy', value, locate };
-}
-
-/** Each section is 8 bytes of little-endian number of elements, and the elements; in the order of `keys`. */
-function locateSections(
-  descriptor: number,
-  file: string,
-  fileBytes: number,
-  position: number,
-  keys: PickleValue,
-  storages: TorchStorages,
-): Map<string, number> {
-  const starts = new Map<string, number>();
-  const fail = (key: string, what: string): Error =>
-    checkpointError(file, undefined, `storage ${JSON.stringify(key.slice(0, 100))}: ${what}`);
-  if (!(keys instanceof PickleList)) throw fail('', `expected a list of keys, got ${typeName(keys)}`);
-  for (const key of keys.items) {
-    if (typeof key !== 'string') throw fail('', `expected a string as a key, got ${typeName(key)}`);
-    const storage = storages.byKey.get(key);
-    if (storage === undefined || starts.has(key)) {
-      throw fail(key, `expected it to be a storage of the pickle, once, got it ${storage === undefined ? 'never' : 'twice'}`);
-    }
-    const elements = readSpan(descriptor, file, position, 8).readBigUInt64LE();
-    if (elements !== BigInt(storage.nbytes / storage.dtype.bytes)) {
-      throw fail(key, `expected ${storage.nbytes / storage.dtype.bytes} elements, got ${elements}`);
-    }
-    starts.set(key, position + 8);
-    position += 8 + storage.nbytes;
-    if (position > fileBytes) throw fail(key, `expected its end within ${fileBytes} bytes, got ${position}`);
   }
-  return starts;
 }

@@ -26,8 +26,10 @@ const OTHER_DTYPES: Readonly<Record<string, number>> = {
   float8_e8m0fnu: 1,
 };
 
+const ALL: readonly TorchDtype[] = [
+  ...Object.entries(DTYPES).map(([name, { bytes }]) => ({ name, bytes, dtype: name as DType })),
+  ...Object.entries(OTHER_DTYPES).map(([name, bytes]) => ({ name, bytes, dtype: null })),
+];
+
 /** By name. */
-export const TORCH_DTYPES: ReadonlyMap<string, TorchDtype> = new Map([
-  ...Object.entries(DTYPES).map(([name, { bytes }]) => [name, { name, bytes, dtype: name as DType }] as const),
-  ...Object.entries(OTHER_DTYPES).map(([name, bytes]) => [name, { name, bytes, dtype: null }] as const),
-]);
+export const TORCH_DTYPES: ReadonlyMap<string, TorchDtype> = new Map(ALL.map((dtype) => [dtype.name, dtype]));

@@ -78,7 +78,7 @@ export function findGlobal(module: string, name: string, fail: Fail): TorchGloba
   if (global !== undefined) return global;
   const got = JSON.stringify(`${module.slice(0, 100)}.${name.slice(0, 100)}`);
   throw fail(
-    `expected what tensors are made of (${ALLOWED}), got the global ${got}`,
+    `got the global ${got}, expected only what tensors are made of: ${ALLOWED}`,
     'nothing of the file was run; if you trust it, load it in PyTorch and save only model.state_dict()',
   );
 }

@@ -144,7 +144,8 @@ class Unpickler {
   }
 
   #push(value: PickleValue): void {
-    if (this.#stack.length >= LIMITS.stack) throw this.#fail(`expected at most ${LIMITS.stack} stacked values, got more`);
+    if (this.#stack.length >= LIMITS.stack)
+      throw this.#fail(`expected at most ${LIMITS.stack} stacked values, got more`);
     this.#stack.push(value);
   }
 
@@ -187,7 +188,8 @@ class Unpickler {
   }
 
   #integer(length: number): void {
-    if (length > MAX_INTEGER_BYTES) throw this.#fail(`expected an int of at most ${MAX_INTEGER_BYTES} bytes, got ${length}`);
+    if (length > MAX_INTEGER_BYTES)
+      throw this.#fail(`expected an int of at most ${MAX_INTEGER_BYTES} bytes, got ${length}`);
     this.#push(this.#input.integer(length));
   }
 

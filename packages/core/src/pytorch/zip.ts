@@ -69,11 +69,14 @@ class ZipReader {
     const records = new Map<string, ZipRecord>();
     let end = 0;
     for (const entry of entries) {
-      if (entry.header < end) throw this.#fail(`record ${quote(entry.name)}: expected it after byte ${end}, got an overlap`);
+      if (entry.header < end)
+        throw this.#fail(`record ${quote(entry.name)}: expected it after byte ${end}, got an overlap`);
       const offset = this.#dataOffset(entry, directory.offset);
       end = offset + entry.nbytes;
       if (!(end <= directory.offset)) {
-        throw this.#fail(`record ${quote(entry.name)}: expected it before byte ${directory.offset}, got an end at ${end}`);
+        throw this.#fail(
+          `record ${quote(entry.name)}: expected it before byte ${directory.offset}, got an end at ${end}`,
+        );
       }
       if (records.has(entry.name)) throw this.#fail(`expected every record once, got ${quote(entry.name)} twice`);
       records.set(entry.name, { offset, nbytes: entry.nbytes });
@@ -158,7 +161,8 @@ class ZipReader {
       const extraBytes = bytes.readUInt16LE(at + 30);
       const next = at + ENTRY_BYTES + nameBytes + extraBytes + bytes.readUInt16LE(at + 32);
       if (next > nbytes) throw this.#fail(`expected ${entries} records in the directory, got ${i} and a part of one`);
-      if (nameBytes > MAX_NAME_BYTES) throw this.#fail(`expected a name of at most ${MAX_NAME_BYTES} bytes, got ${nameBytes}`);
+      if (nameBytes > MAX_NAME_BYTES)
+        throw this.#fail(`expected a name of at most ${MAX_NAME_BYTES} bytes, got ${nameBytes}`);
       read.push(this.#readEntry(bytes.subarray(at, next), nameBytes, extraBytes));
       at = next;
     }
@@ -186,7 +190,9 @@ class ZipReader {
     const got = `compression method ${method}${method === 8 ? ' (deflate)' : ''}`;
     throw this.#fail(
       `record ${quote(name)}: expected data stored without compression, as torch.save writes, got ${got}`,
-      'load the file in PyTorch and save it again, or repack it with `zip -0`',
+      name.includes('/code/')
+        ? 'this is a TorchScript program: save torch.jit.load(path).state_dict() instead'
+        : 'load the file in PyTorch and save it again, or repack it with `zip -0`',
     );
   }
 
@@ -200,7 +206,8 @@ class ZipReader {
       return fields.map((field) => {
         if (field !== FULL_32) return field;
         value += 8;
-        if (value > end || end > extra.length) throw this.#fail(`record ${quote(name)}: expected zip64 sizes, got a part`);
+        if (value > end || end > extra.length)
+          throw this.#fail(`record ${quote(name)}: expected zip64 sizes, got a part`);
         return this.#uint64(extra, value - 8);
       });
     }

@@ -1,6 +1,7 @@
 // One token per row of logits: repetition penalty (Keskar et al. 2019), temperature, top-k, top-p (Holtzman et al. 2020), then the first
 // id, in order of falling probability, whose cumulative probability exceeds the uniform. All in float64, in an order fixed by V alone.
 #include <math.h>
+#include <string.h>
 
 #include <algorithm>
 #include <numeric>
@@ -12,6 +13,7 @@ namespace {
 
 constexpr int64_t chunk = 16384;  // ids per task; partial sums are added in order of the chunks
 constexpr int64_t first_sorted = 256;
+constexpr int32_t buckets = 256;  // of weights, a quarter of a power of two each; the last one takes all below 2^-63
 
 struct sample_call {
   operand logits, parameters, uniforms, history, history_lengths, ids;
@@ -49,6 +51,8 @@ struct sample_row {
   double *weights;  // [V]: logits, then exp((logit - largest) / temperature)
   int32_t *order;   // [V]: ids, the first `sorted` by falling weight
   int64_t sorted = 0;
+  int32_t next_bucket = 0;            // weights of this bucket and beyond are not sorted yet
+  int32_t in_bucket[buckets] = {};
 
   int32_t choose();
 
@@ -93,15 +97,31 @@ double sample_row::weigh(double top) {
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-// Puts the ids of the `count` largest weights in front, in order. A few hundred usually do, so the rest stays unsorted.
+// Falling with the weight, from 0 at weight 1: float64 bits, seen as an integer, rise with the number.
+int32_t bucket_of(double weight) {
+  uint64_t bits;
+  memcpy(&bits, &weight, sizeof bits);
+  return int32_t(std::min<uint64_t>((0x3ff0000000000000u - bits) >> 50, buckets - 1));
+}
+
+// Puts the ids of the `count` largest weights in front, in order. A few hundred usually do: whole buckets are picked and sorted, the
+// rest is left alone.
 void sample_row::sort_at_least(int64_t count) {
-  if (sorted == 0) std::iota(order, order + V, 0);
-  const auto before = [this](int32_t a, int32_t b) { return weights[a] > weights[b] || (weights[a] == weights[b] && a < b); };
+  if (sorted == 0) {
+    for (int64_t i = 0; i < V; i++) in_bucket[bucket_of(weights[i])]++;
+  }
   while (sorted < std::min(count, V)) {
     const int64_t wanted = std::min(V, std::max({count, first_sorted, 8 * sorted}));
-    if (wanted < V) std::nth_element(order + sorted, order + wanted, order + V, before);
-    std::sort(order + sorted, order + wanted, before);
-    sorted = wanted;
+    const int32_t first = next_bucket;
+    for (int64_t found = sorted; found < wanted; next_bucket++) found += in_bucket[next_bucket];
+    int64_t end = sorted;
+    for (int64_t i = 0; i < V; i++) {
+      const int32_t bucket = bucket_of(weights[i]);
+      if (bucket >= first && bucket < next_bucket) order[end++] = int32_t(i);
+    }
+    std::sort(order + sorted, order + end,
+              [this](int32_t a, int32_t b) { return weights[a] > weights[b] || (weights[a] == weights[b] && a < b); });
+    sorted = end;
   }
 }
 

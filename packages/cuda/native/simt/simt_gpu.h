@@ -20,6 +20,7 @@ SIMT_DEVICE float ms_div(float a, float b) { return __fdiv_rn(a, b); }
 SIMT_DEVICE float ms_sqrt(float a) { return __fsqrt_rn(a); }
 
 // ---- reductions over a full warp, by butterfly: every lane gets the result, the same bits on every lane and in the emulator
+// (warp_sum: float, double, int; warp_max: float, int)
 template <class T>
 SIMT_DEVICE T warp_sum(T value) {
   for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);

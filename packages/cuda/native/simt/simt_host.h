@@ -92,6 +92,7 @@ void ballot(void **, unsigned);
 void match_any(void **, unsigned);
 void synchronize(void **, unsigned);
 void warp_sum_float(void **, unsigned);  // arguments: float *, replaced by the butterfly sum; and so on
+void warp_sum_double(void **, unsigned);
 void warp_sum_int(void **, unsigned);
 void warp_max_float(void **, unsigned);
 void warp_max_int(void **, unsigned);
@@ -179,6 +180,10 @@ inline unsigned __match_any_sync(unsigned mask, int value, SIMT_SITE) {
 // One meeting where the GPU makes five shuffles; the sums are added in the butterfly's order, so the bits are the same.
 inline float warp_sum(float value, SIMT_SITE) {
   simt::meet(0xffffffffu, simt::warp_sum_float, &value, file, line);
+  return value;
+}
+inline double warp_sum(double value, SIMT_SITE) {
+  simt::meet(0xffffffffu, simt::warp_sum_double, &value, file, line);
   return value;
 }
 inline int warp_sum(int value, SIMT_SITE) {

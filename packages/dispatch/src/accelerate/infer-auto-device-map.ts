@@ -151,8 +151,9 @@ class Allocation {
   /** Goes past a device: for good, unless it is empty and this part is too large for all of it. */
   #leave(part: Part, account: DeviceAccount): void {
     const bytes = this.#work.bytesWithTies(part);
-    account.reservedBytes = this.#reserveOf(account);
-    if (account.usedBytes === 0) account.requiredBytes ??= bytes + account.reservedBytes;
+    const reserve = this.#reserveOf(account);
+    account.reservedBytes = Math.max(account.reservedBytes, reserve);
+    if (account.usedBytes === 0) account.requiredBytes ??= bytes + reserve;
     account.closed = account.usedBytes > 0 || bytes <= account.budgetBytes;
     this.#say(`${part.path}: not on ${account.device}`);
   }

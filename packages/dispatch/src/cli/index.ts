@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { type CliIo, OutputClosed } from './cli-io.js';
 import { defineDevices } from './devices.js';
+import { defineEstimate } from './estimate.js';
 import { Stopped } from './interrupts.js';
 import { definePlan } from './plan.js';
 import { EXIT, reportError } from './report-error.js';
@@ -43,6 +44,7 @@ function makeProgram(io: CliIo): Command {
     );
   defineRun(program, io);
   definePlan(program, io);
+  defineEstimate(program, io);
   defineDevices(program, io);
   return program;
 }

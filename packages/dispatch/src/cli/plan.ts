@@ -1,21 +1,28 @@
 /**
  * `metashard plan`: where everything would go and how many bytes that takes, before anything is loaded; as a table,
- * JSON, or a YAML that loads back.
+ * JSON, a picture, or a YAML that loads back; and what would be with other devices, contexts and batch sizes.
  */
 import { realpathSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
+import { ConfigError, formatBytes } from '@metashard/core';
 import type { Command } from 'commander';
 import { stringify } from 'yaml';
 import type { RunConfig } from '../config/run-config.js';
 import { toLoadOptions } from '../config/run-options.js';
 import type { DevicePlan } from '../plan.js';
-import { formatPlanTable } from '../plan-table.js';
+import { planHtml } from '../plan-page.js';
+import { formatMs, planSvg } from '../plan-picture.js';
+import { drawTable, formatPlanTable } from '../plan-table.js';
+import type { WhatIfRow } from '../what-if.js';
 import { type CliIo, writeText } from './cli-io.js';
 import { addSettingFlags, readTarget, settingFlags } from './target.js';
 
 interface PlanFlags extends Record<string, unknown> {
   json?: boolean;
   write?: string;
+  svg?: string;
+  html?: string;
+  whatIf?: string[];
   quiet?: boolean;
 }
 
@@ -27,20 +34,85 @@ export function definePlan(program: Command, io: CliIo): void {
     .argument('<target>', 'a YAML file, a model folder, or the id of a cached model')
     .option('--json', 'print the plan as JSON')
     .option('--write <file>', 'write a YAML with the device map that was found')
+    .option('--svg <file>', 'draw a picture: a row of blocks per device')
+    .option('--html <file>', 'write a page with the picture and every byte')
+    .option('--what-if <axis=values>', `try devices, max_seq_len or max_batch_size: devices=1,2,4 (repeatable)`, append)
     .option('--quiet', 'print nothing but errors')
     .option('--verbose', 'show stacks of errors');
   addSettingFlags(command, { generation: false });
   command.action(async (target: string, flags: PlanFlags) => {
     const config = readTarget(target, settingFlags(flags), io.env);
-    const { planModel } = await import('../load-model.js');
-    const plan = await planModel(config.model, toLoadOptions(config));
-    if (flags.write !== undefined) {
-      writeFileSync(flags.write, planYaml(config, plan, flags.write));
-      if (!flags.quiet) io.stderr.write(`wrote ${flags.write}\n`);
-    }
-    if (flags.json) await writeText(io.stdout, `${JSON.stringify(plan, null, 2)}\n`);
-    else if (!flags.quiet && flags.write === undefined) await writeText(io.stdout, `${formatPlanTable(plan)}\n`);
+    if (flags.whatIf !== undefined) await printWhatIf(config, flags.whatIf, flags, io);
+    else await printPlan(config, flags, io);
   });
+}
+
+function append(value: string, all: string[] = []): string[] {
+  return [...all, value];
+}
+
+async function printPlan(config: RunConfig, flags: PlanFlags, io: CliIo): Promise<void> {
+  const { planModel } = await import('../load-model.js');
+  const plan = await planModel(config.model, toLoadOptions(config));
+  const files: [string | undefined, (file: string) => string][] = [
+    [flags.write, (file) => planYaml(config, plan, file)],
+    [flags.svg, () => planSvg(plan)],
+    [flags.html, () => planHtml(plan)],
+  ];
+  for (const [file, make] of files) {
+    if (file === undefined) continue;
+    writeOutput(file, make(file));
+    if (!flags.quiet) io.stderr.write(`wrote ${file}\n`);
+  }
+  const isWritten = files.some(([file]) => file !== undefined);
+  if (flags.json) await writeText(io.stdout, `${JSON.stringify(plan, null, 2)}\n`);
+  else if (!flags.quiet && !isWritten) await writeText(io.stdout, `${formatPlanTable(plan)}\n`);
+}
+
+function writeOutput(file: string, text: string): void {
+  try {
+    writeFileSync(file, text);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new ConfigError(`${file}: expected a file that can be written, got ${code}`, { cause, details: { file } });
+  }
+}
+
+async function printWhatIf(config: RunConfig, texts: readonly string[], flags: PlanFlags, io: CliIo): Promise<void> {
+  const other = (['write', 'svg', 'html'] as const).find((name) => flags[name] !== undefined);
+  if (other !== undefined) throw new ConfigError(`--${other}: expected one plan, got --what-if with many`);
+  const { readWhatIf, whatIf } = await import('../what-if.js');
+  const tried = await whatIf(config.model, toLoadOptions(config), readWhatIf(texts));
+  if (flags.json) await writeText(io.stdout, `${JSON.stringify(tried, null, 2)}\n`);
+  else await writeText(io.stdout, `${formatWhatIf(tried.rows)}\n`);
+}
+
+/** A row per combination; `free` is the fullest device's, negative where memory is missing. */
+export function formatWhatIf(rows: readonly WhatIfRow[]): string {
+  const costs = rows.find((row) => row.costs !== null)?.costs ?? 'datasheet';
+  const lines = rows.map(({ devices, maxSeqLen, maxBatchSize, fits, tightest, expectedMs }) => [
+    ...[devices, maxSeqLen, maxBatchSize].map(String),
+    fits ? 'yes' : 'no',
+    tightest?.device ?? '–',
+    ...(tightest === null
+      ? ['–', '–']
+      : [tightest.neededBytes, tightest.availableBytes - tightest.neededBytes].map(formatBytes)),
+    expectedMs === null ? '–' : formatMs(expectedMs),
+  ]);
+  const header = [
+    'devices',
+    'max_seq_len',
+    'max_batch_size',
+    'fits',
+    'tightest',
+    'needs',
+    'free',
+    `a token (${costs})`,
+  ];
+  const problems = new Set(
+    rows.flatMap(({ problem, tightest }) => (problem !== null && tightest === null ? [problem] : [])),
+  );
+  return [drawTable(header, lines, undefined, 0), ...problems].join('\n');
 }
 
 /**

@@ -1,5 +1,5 @@
 /**
- * The arguments and flags that run and plan share: TARGET (a YAML file, a folder or a cached id) and the settings of
+ * The arguments and flags that run, plan and estimate share: TARGET (a YAML file, a folder or a cached id) and the settings of
  * `config/settings.ts`.
  */
 import { statSync } from 'node:fs';
@@ -12,12 +12,16 @@ import { flagName, SETTINGS, type Setting, settingHelp } from '../config/setting
 const REPEATABLE = new Set(['list', 'sizes', 'texts']);
 
 /**
- * Adds the flags of all settings, or of those outside `generation`. Flags that are true or false also have a --no-
- * form.
+ * Adds the flags of all settings, of those outside `generation`, or of some keys only. Flags that are true or false
+ * also have a --no- form.
  */
-export function addSettingFlags(command: Command, { generation }: { generation: boolean }): void {
+export function addSettingFlags(
+  command: Command,
+  { generation = false, only }: { generation?: boolean; only?: readonly string[] },
+): void {
   for (const setting of SETTINGS) {
     if (!generation && setting.path[0] === 'generation') continue;
+    if (only !== undefined && !only.includes(setting.path.join('.'))) continue;
     const name = flagName(setting);
     if (setting.kind === 'flag') {
       command.addOption(new Option(name, settingHelp(setting)));

@@ -87,6 +87,9 @@ void match_any(void **arguments, unsigned mask) {
 void warp_sum_float(void **arguments, unsigned) {
   butterfly<float>(arguments, [](float a, float b) { return a + b; });
 }
+void warp_sum_double(void **arguments, unsigned) {
+  butterfly<double>(arguments, [](double a, double b) { return a + b; });
+}
 void warp_sum_int(void **arguments, unsigned) {
   butterfly<unsigned>(arguments, [](unsigned a, unsigned b) { return a + b; });  // wraps, as the GPU's
 }
