@@ -71,13 +71,13 @@ describe('which file is opened', () => {
     expect([...(await openCheckpoint(join(folder, INDEX))).tensors.keys()]).toEqual(['b']);
   });
 
-  it.each(['pytorch_model.bin', 'pytorch_model.bin.index.json', 'consolidated.00.pth', 'model.pt'])(
+  it.each(['model.gguf', 'tf_model.h5', 'flax_model.msgpack.index.json', 'last.ckpt', 'model.onnx'])(
     'only %s: a typed error that says what is read',
     async (name) => {
       writeFileSync(join(folder, name), 'x');
       const error = await failure();
       expect([error.code, error.details.file]).toEqual(['checkpoint_format', folder]);
-      expect(error.message).toBe(`${folder}: expected safetensors, got ${name}: this format is not read yet`);
+      expect(error.message).toBe(`${folder}: expected safetensors or PyTorch, got ${name}: this format is not read`);
       expect((await failure(join(folder, name))).code).toBe('checkpoint_format');
     },
   );

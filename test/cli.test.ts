@@ -77,6 +77,7 @@ describe('help and usage', () => {
       Commands:
         run [options] <target> [prompt]  continue a prompt, or chat
         plan [options] <target>          show where a model would go, without loading it
+        estimate [options] <target>      show what a model takes and which machines hold it
         devices [options]                list the devices of this machine
         help [command]                   display help for command
 

@@ -219,14 +219,16 @@ describe('failures', () => {
     });
   });
 
-  it('refuses a map that names no module, leaves some out, or asks for disk', async () => {
+  it('refuses a map that names no module, leaves some out, or asks for what cannot be streamed', async () => {
     const load = (deviceMap: LoadModelOptions['deviceMap']) => loadModel(FOLDER, { ...OPTIONS, deviceMap });
     await expect(load({ 'transformer.h.00': 'cpu:0', '': 'cpu:0' })).rejects.toMatchObject({
       code: 'device_map_invalid',
       hint: expect.stringContaining('did you mean'),
     });
     await expect(load({ 'transformer.h': 'cpu:0' })).rejects.toThrow(DeviceMapError);
-    await expect(load({ '': 'disk' })).rejects.toMatchObject({ code: 'offload_unsupported' });
+    await expect(load({ '': { device: 'cpu:0', execute_on: 'cpu:1' } })).rejects.toMatchObject({
+      code: 'offload_unsupported',
+    });
     await expect(load({ '': 'cuda:0' })).rejects.toThrow(/expected one of the devices cpu:0, cpu:1/);
   });
 

@@ -21,7 +21,10 @@ const WEIGHTS = MEMORY_KINDS.indexOf('weights');
 
 function write(name: string, pages: number): string {
   const file = join(folder, name);
-  writeFileSync(file, Uint8Array.from({ length: pages * PAGE }, (_, i) => Math.floor(i / PAGE) + 1));
+  writeFileSync(
+    file,
+    Uint8Array.from({ length: pages * PAGE }, (_, i) => Math.floor(i / PAGE) + 1),
+  );
   return file;
 }
 

@@ -1,5 +1,14 @@
 /** The packed store: written once, used in place, the same bits; of other files or another layout it is not used; broken it is a typed error. */
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CheckpointError, checkStore, type LoadModelOptions, loadModel, native, OPS } from 'metashard';
@@ -81,9 +90,18 @@ describe('a store that does not match', () => {
   it('leaves no half of a store when packing is given up', async () => {
     const offloadFolder = join(folder, 'given-up');
     const controller = new AbortController();
-    const loading = loadModel(copyOf('given-up'), { ...BASE, loadIn8bit: true, offloadFolder, packedStore: 'write', signal: controller.signal });
+    const loading = loadModel(copyOf('given-up'), {
+      ...BASE,
+      loadIn8bit: true,
+      offloadFolder,
+      packedStore: 'write',
+      signal: controller.signal,
+    });
     setTimeout(() => controller.abort(), 1);
-    await loading.then((model) => model.dispose(), () => {});
+    await loading.then(
+      (model) => model.dispose(),
+      () => {},
+    );
     const left = (() => {
       try {
         return stores(offloadFolder);

@@ -81,7 +81,6 @@ export const rebuildTensor = (of: Py, offset: Py, shape: readonly Py[], strides:
   args: [of, offset, { tuple: shape }, { tuple: strides }, false, ORDERED_DICT],
 });
 
-/** What to write other than the truth about a record, or about the archive. */
 export interface ZipOptions {
   /** Sizes, offsets and counts in zip64 fields, as large archives have them. */
   zip64?: boolean;
@@ -97,8 +96,9 @@ export interface ZipInput {
   flags?: number;
   /** Name in the local header. */
   localName?: string;
-  /** Name in the directory, where the local one differs. */
+  /** Size in the directory. */
   nbytes?: number;
+  /** Where the directory says that the local header is. */
   offset?: number;
 }
 

@@ -13,7 +13,6 @@ import {
   MetashardError,
   NotCompiledError,
   OutOfMemoryError,
-  toPlainError,
 } from './errors.js';
 import {
   type BufferId,
@@ -46,7 +45,7 @@ export function guardNative<T>(device: DeviceName, op: string, run: () => T): T 
     const error = thrown as NativeError;
     const details = { device, op, nativeCode: error.nativeCode, file: error.file, line: error.line };
     const message = `${device}: ${error.message}`;
-    const cause = toPlainError(error);
+    const cause = error;
     switch (error.status) {
       case STATUS.outOfMemory:
         throw new OutOfMemoryError(message, {

@@ -23,7 +23,7 @@ export async function gatherStrided(
   read: ReadWindow,
   windowBytes = WINDOW_BYTES,
 ): Promise<Uint8Array> {
-  const { shape, strides, elementBytes } = view.elementBytes === 8 ? inHalves(view) : view;
+  const { shape, strides, elementBytes } = plainView(view);
   const result = new ArrayBuffer(elementCount(shape) * elementBytes);
   if (result.byteLength === 0) return new Uint8Array(result);
   const part = { dims: shape, from: 0, to: 0 };
@@ -35,8 +35,10 @@ export async function gatherStrided(
   return new Uint8Array(result);
 }
 
-/** 8 bytes as two elements of 4: there is no plain number of 8. */
-function inHalves({ shape, strides }: StridedView): StridedView {
+/** A scalar gets an axis; 8 bytes become two elements of 4, which are plain numbers. */
+function plainView(view: StridedView): StridedView {
+  const { shape, strides, elementBytes } = view.shape.length === 0 ? { ...view, shape: [1], strides: [1] } : view;
+  if (elementBytes !== 8) return { shape, strides, elementBytes };
   return { shape: [...shape, 2], strides: [...strides.map((stride) => 2 * stride), 1], elementBytes: 4 };
 }
 

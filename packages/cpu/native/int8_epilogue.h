@@ -1,7 +1,7 @@
-// What becomes of the int32 accumulators of a tile of rows × 32 columns: int8_linear's scales, outliers and bias with one rounding to
-// float32 at the end (in float64 up to there; only the outlier sum is in float32), or int8_matmul's plain copy.
-// The outlier columns of the weight are byte lanes of packed lines that the dot product has just brought into the cache.
-// A `pair` is what a tile's 32 columns (two packed blocks, from n0 on, a multiple of 32) have in common for all rows.
+// What becomes of the int32 accumulators of a tile of rows × 32 columns: int8_linear's scales, outliers and bias with one
+// rounding to float32 at the end (in float64 up to there; only the outlier sum is in float32), or int8_matmul's plain copy.
+// The outlier columns of the weight are byte lanes of packed lines that the dot product has just brought into the cache. A
+// `pair` is what a tile's 32 columns (two packed blocks, from n0 on, a multiple of 32) have in common for all rows.
 #pragma once
 #include <math.h>
 #include <stdint.h>

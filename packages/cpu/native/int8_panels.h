@@ -1,15 +1,16 @@
-// The int8 products (int8_linear, int8_matmul) of a vector instruction set: activations as panels, weights packed, work cut into tasks.
-// An instruction set gives a Kernel:
+// The int8 products (int8_linear, int8_matmul) of a vector instruction set: activations as panels, weights packed, work cut
+// into tasks. An instruction set gives a Kernel:
 //   max_rows                rows of a tile (with 32 columns) that its registers hold
 //   activation_xor          128 where it takes activations as u8 = s8 + 128, else 0
 //   products_per_cycle      int8 multiplications, for cutting work
-//   dot(rows, panel, w0, w1, quads, ahead, tile)   tile [rows][32] = the exact dot products with two packed blocks; prefetches weights
-//                           `ahead` bytes before it reads them
+//   dot(rows, panel, w0, w1, quads, ahead, tile)   tile [rows][32] = the exact dot products with two packed blocks; weights are
+//                           prefetched `ahead` bytes before they are read
 //   dot_strided(a, w, K)    of two plain rows
 // A panel holds a group of rows as [K/4][rows][4], K padded to 64; all groups have one height, the last repeats its last row.
 //
-// Loops: blocks of about 96 rows (their panels stay in the second-level cache), in them pairs of packed blocks, in them row groups,
-// so that weights come from memory once per 96 rows (once at all in decode) and from the second-level cache for the other groups.
+// Loops: blocks of about 96 rows (their panels stay in the second-level cache), in them pairs of packed blocks, in them row
+// groups, so that weights come from memory once per 96 rows (once at all in decode) and from the second-level cache for the
+// other groups.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -25,7 +26,8 @@ constexpr int64_t row_block = 96;
 // Bytes a core reads from memory per cycle, about; decides how work is cut, nothing else.
 constexpr double read_bytes_per_cycle = 10;
 
-// How far ahead the first row group prefetches weights, bytes; the second one fetches the next pair while it computes on this one.
+// How far ahead the first row group prefetches weights, bytes; the second one fetches the next pair while it computes on
+// this one.
 constexpr int64_t stream_ahead = 2048;
 
 struct int8_operands {
@@ -89,7 +91,9 @@ class int8_product {
     for (int64_t r = 0; r < height_; r++) row[r] = in_.CA + smaller(group * height_ + r, in_.rows - 1) * in_.CA_stride;
     for (int64_t k = 0; k < round_up(in_.K, tile_columns); k += span) {
       typename L::floats columns[L::width];
-      for (int64_t r = 0; r < L::width; r++) columns[r] = r < Kernel::max_rows && r < height_ ? load_bytes(row[r], k) : L::zero();
+      for (int64_t r = 0; r < L::width; r++) {
+        columns[r] = r < Kernel::max_rows && r < height_ ? load_bytes(row[r], k) : L::zero();
+      }
       L::transpose(columns);
       for (int64_t q = 0; q < L::width; q++, to += height_ * 4) {
         L::store_partial(reinterpret_cast<float *>(to), columns[q], height_);
@@ -144,7 +148,8 @@ inline float dequantize_one(const int8_linear_call &call, int64_t n, int32_t acc
     outliers += static_cast<double>(call.x[k]) * call.CB[n * call.CB_stride + k];
   }
   const double scale = call.SCB[n], bias = call.bias == nullptr ? 0.0 : load_float(call.bias, call.bias_dtype, n);
-  return static_cast<float>(accumulator * static_cast<double>(call.SCA[0]) * scale / (127.0 * 127.0) + outliers * scale / 127.0 + bias);
+  const double products = accumulator * static_cast<double>(call.SCA[0]) * scale / (127.0 * 127.0);
+  return static_cast<float>(products + outliers * scale / 127.0 + bias);
 }
 
 template <class L, class Kernel>

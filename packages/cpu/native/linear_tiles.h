@@ -1,9 +1,9 @@
 // linear (float32 activations, float32/float16/bfloat16 weights) over the lanes of one instruction set, two ways:
-//   few rows   dot products of rows of x with rows of the weight, both as they lie; a weight comes from memory once and is widened in
-//              registers. Bound by reading the weights: one row of x reads them as one stream, which memory likes best (several rows
-//              of the weight at once cost a tenth to a fifth).
-//   many rows  strips of 2 × width weight rows packed as float32 [k][column] into the thread's workspace, tiles of `panel_rows` rows of x
-//              by one strip in registers. Bound by fused multiply-adds.
+//   few rows   dot products of rows of x with rows of the weight, both as they lie; a weight comes from memory once and is
+//              widened in registers. Bound by reading the weights: one row of x reads them as one stream, which memory likes best
+//              (several rows of the weight at once cost a tenth to a fifth).
+//   many rows  strips of 2 × width weight rows packed as float32 [k][column] into the thread's workspace, tiles of `panel_rows`
+//              rows of x by one strip in registers. Bound by fused multiply-adds.
 // Each output is summed in an order that depends on K and on whether rows are one, few or many, on nothing else.
 #pragma once
 #include <stdint.h>
@@ -68,7 +68,8 @@ struct row_dots {
   static void tile(const linear_call &call, int64_t t, int64_t n, const prefetch_share &share) {
     floats sums[R][C];
     unroll<R>([&](auto r) { unroll<C>([&](auto c) { sums[r][c] = L::zero(); }); });
-    const char *next = static_cast<const char *>(call.weight) + ((n + weight_rows) * call.weight_stride + share.start) * element;
+    const int64_t next_row = (n + weight_rows) * call.weight_stride;
+    const char *next = static_cast<const char *>(call.weight) + (next_row + share.start) * element;
     const auto step = [&](const auto &load_x, const auto &load_weight) {
       floats w[C];
       unroll<C>([&](auto c) { w[c] = load_weight((n + c) * call.weight_stride); });
@@ -143,7 +144,8 @@ struct strip_product {
   static floats weights(const linear_call &call, int64_t n, int64_t k, int64_t count) {
     if (n >= call.N || count <= 0) return L::zero();
     const int64_t index = n * call.weight_stride + k;
-    return count >= L::width ? L::template load_as<dtype>(call.weight, index) : L::template load_as_partial<dtype>(call.weight, index, count);
+    if (count >= L::width) return L::template load_as<dtype>(call.weight, index);
+    return L::template load_as_partial<dtype>(call.weight, index, count);
   }
 
   // strip[k - k0][column] = weight[n0 + column][k], for k0 … k0 + count - 1.

@@ -1,5 +1,6 @@
-// The packed int8 layout of backend.h (MS_PACKED_INT8) for kernels: addresses, packing and unpacking of one block, row sums.
-// A block holds 16 rows as tiles of 64 columns; a tile is 16 lines of 64 bytes, [k/4][n][k%4], so packing transposes 16 × 16 dwords.
+// The packed int8 layout of backend.h (MS_PACKED_INT8) for kernels: addresses, packing and unpacking of one block, row
+// sums. A block holds 16 rows as tiles of 64 columns; a tile is 16 lines of 64 bytes, [k/4][n][k%4], so packing transposes
+// 16 × 16 dwords.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -22,9 +23,11 @@ inline void transpose_tile(const int8_t *from, int64_t from_stride, int8_t *to, 
   for (int i = 0; i < block_rows; i += L::width) {
     for (int j = 0; j < block_rows; j += L::width) {
       typename L::floats rows[L::width];
-      unroll<L::width>([&](auto r) { rows[r] = L::load(reinterpret_cast<const float *>(from + (i + r) * from_stride + j * 4)); });
+      const int8_t *source = from + i * from_stride + j * 4;
+      unroll<L::width>([&](auto r) { rows[r] = L::load(reinterpret_cast<const float *>(source + r * from_stride)); });
       L::transpose(rows);
-      unroll<L::width>([&](auto r) { L::store(reinterpret_cast<float *>(to + (j + r) * to_stride + i * 4), rows[r]); });
+      int8_t *target = to + j * to_stride + i * 4;
+      unroll<L::width>([&](auto r) { L::store(reinterpret_cast<float *>(target + r * to_stride), rows[r]); });
     }
   }
 }

@@ -1,5 +1,6 @@
-// Row-wise absmax quantization to int8 (LLM.int8(), Dettmers et al. 2022, section 3) of activations and of weights, over the lanes of
-// one instruction set. Two passes a row, the second from cache; rules and rounding as kernels.h says, bit for bit as the portable one.
+// Row-wise absmax quantization to int8 (LLM.int8(), Dettmers et al. 2022, section 3) of activations and of weights, over
+// the lanes of one instruction set. Two passes a row, the second from cache; rules and rounding as kernels.h says, bit for
+// bit as the portable one.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -66,7 +67,10 @@ template <class L>
 void quantize_activation_row(const float *x, int64_t K, float absmax, float threshold, int8_t *CA) {
   const float scale = absmax == 0 ? 0.0f : 127.0f / absmax;
   if (isinf(scale)) {
-    for (int64_t k = 0; k < K; k++) CA[k] = threshold > 0 && !(fabsf(x[k]) < threshold) ? int8_t{0} : int8_of_tiny(x[k], absmax);
+    for (int64_t k = 0; k < K; k++) {
+      const bool outlier = threshold > 0 && !(fabsf(x[k]) < threshold);
+      CA[k] = outlier ? int8_t{0} : int8_of_tiny(x[k], absmax);
+    }
     return;
   }
   const typename L::floats factor = L::set1(scale);
@@ -87,7 +91,8 @@ void quantize_rows(const int8_quantize_call *call) {
       const float *x = call->x + t * call->x_stride;
       const auto load = [&](int64_t k) { return L::load(x + k); };
       const auto load_partial = [&](int64_t k, int64_t count) { return L::load_partial(x + k, count); };
-      const float absmax = outliers ? absmax_below<L>(x, K, call->threshold, call->scratch) : absmax_or_nan<L>(K, load, load_partial);
+      const float absmax =
+          outliers ? absmax_below<L>(x, K, call->threshold, call->scratch) : absmax_or_nan<L>(K, load, load_partial);
       call->SCA[t] = absmax;
       quantize_activation_row<L>(x, K, absmax, call->threshold, call->CA + t * call->CA_stride);
     }
@@ -148,7 +153,8 @@ struct weight_quantizer {
     }
     if (!call.packed) {
       for (int64_t n = 0; n < rows; n++) {
-        quantize(call.weight, (n0 + n) * call.weight_stride, call.K, call.SCB[n0 + n], scale[n], call.CB + (n0 + n) * call.CB_stride);
+        const int64_t row = n0 + n;
+        quantize(call.weight, row * call.weight_stride, call.K, call.SCB[row], scale[n], call.CB + row * call.CB_stride);
       }
       return;
     }

@@ -19,8 +19,8 @@ void for_each_task(int64_t tasks, const Task &task) {
   parallel_for(tasks, call, const_cast<Task *>(&task));
 }
 
-// Units of work that go into one task: no task is under 8192 cycles (2 µs, a multiple of what handing one out costs), and beyond
-// that there are about 128 of them, enough to even out threads that are not equally fast.
+// Units of work that go into one task: no task is under 8192 cycles (2 µs, a multiple of what handing one out costs), and
+// beyond that there are about 128 of them, enough to even out threads that are not equally fast.
 inline int64_t units_per_task(int64_t units, double cycles_per_unit) {
   const double cycles = static_cast<double>(units) * cycles_per_unit;
   const double tasks = cycles / 8192 < 128 ? cycles / 8192 : 128;

@@ -1,5 +1,4 @@
-// Loops unrolled while compiling, so that arrays of vectors indexed in them live in registers. (#pragma GCC unroll comes too late for
-// nested loops: GCC 12 then keeps such arrays in memory, which halves a kernel.)
+// Loops unrolled while compiling, nested ones too: every index is a constant, so that arrays of vectors live in registers.
 #pragma once
 #include <type_traits>
 #include <utility>

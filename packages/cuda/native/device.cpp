@@ -131,6 +131,7 @@ int device_info(int32_t index, ms_device_info *info, ms_error *error) {
     }
     info->total_bytes = device.share_bytes;
     info->free_bytes = std::min(device.share_bytes, free_on_device(device));
+    info->emulated = driver().emulated ? 1 : 0;
     info->compute_major = gpu.compute_major;
     info->compute_minor = gpu.compute_minor;
   });

@@ -1,4 +1,5 @@
-// The CUDA driver, opened at run time: METASHARD_CUDA_DRIVER (a path or library name), else libcuda.so.1. Nothing links it.
+// The CUDA driver, opened at run time: the emulated one beside this plugin where METASHARD_CUDA_EMULATED asks for devices, else
+// METASHARD_CUDA_DRIVER (a path or library name), else libcuda.so.1. Nothing links it.
 #pragma once
 #include <string>
 
@@ -10,9 +11,12 @@ namespace metashard::cuda {
 struct Driver : CuFunctions {
   std::string path;
   int version = 0;  // 1000 × major + 10 × minor
+  bool emulated = false;
 
   // "CUDA_ERROR_OUT_OF_MEMORY (2): out of memory"
   std::string result_text(CUresult result) const;
+  // What the driver says about it: "out of memory".
+  std::string own_text(CUresult result) const;
 };
 
 // The one driver of the process, opened and initialized by the first call. Throws MS_UNAVAILABLE with a sentence that says what

@@ -30,6 +30,9 @@ export const DATASHEET_COSTS: CostModel = {
   of: (device) => DATASHEET[parseDevice(device).type === 'cuda' ? 'cuda' : 'cpu'],
 };
 
+/** Bytes per second of a good solid-state disk. */
+export const DISK_BANDWIDTH = 2e9;
+
 /** What a request is expected to look like: its prefill and decode are weighed by these. */
 export interface ExpectedUse {
   promptTokens: number;

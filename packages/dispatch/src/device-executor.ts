@@ -19,13 +19,14 @@ import {
 } from '@metashard/core';
 import { encodeProgram } from './encode-program.js';
 import type { ExecutorSetup, Inbox, OpenedExecutor } from './executor-protocol.js';
+import { WeightLoader, type WeightPlace } from './load-weights.js';
 import { STEPS_IN_FLIGHT } from './memory-plan.js';
-import { tensorBytes } from './program-facts.js';
-import { type WeightPlace, WeightLoader } from './load-weights.js';
 import { PAGE_BYTES } from './packed-store.js';
+import { tensorBytes } from './program-facts.js';
 import { Sampler } from './sampler.js';
 import { type Segment, storageOf } from './segments.js';
 import { type StepInput, type StepView, stepInputs } from './step.js';
+import { WeightStream } from './weight-stream.js';
 
 interface OpenSegment {
   readonly segment: Segment;
@@ -47,6 +48,7 @@ export class DeviceExecutor {
   readonly scratch: BufferId;
   readonly #arena: BufferId;
   readonly loader: WeightLoader;
+  readonly #stream: WeightStream | null;
   /** Where weights, caches, constants and step inputs lie. */
   readonly #places = new Map<TensorId, WeightPlace>();
   /** Other devices' inboxes: `segment:tensor`. */
@@ -65,6 +67,7 @@ export class DeviceExecutor {
     this.sampler = setup.sampler === null ? null : new Sampler(this.context, setup.sampler);
     this.scratch =
       setup.scratchBytes === 0 ? 0 : this.context.alloc(setup.scratchBytes, MEMORY_KINDS.indexOf('scratch'));
+    this.#stream = this.#openStream();
     for (const segment of setup.segments) this.segments.set(segment.index, this.#openSegment(segment));
   }
 
@@ -111,7 +114,10 @@ export class DeviceExecutor {
 
   run(open: OpenSegment, dims: Int32Array, first: number, end: number): void {
     if (first >= end) return;
-    guardNative(this.setup.device, 'run', () => native().runProgram(open.program, dims, open.bindings, first, end));
+    const run = (from: number, to: number): void =>
+      guardNative(this.setup.device, 'run', () => native().runProgram(open.program, dims, open.bindings, from, to));
+    if (this.#stream === null) run(first, end);
+    else this.#stream.around(open.segment.index, first, end, run);
   }
 
   /** Hands this segment's results to the inboxes of later ones. */
@@ -130,17 +136,37 @@ export class DeviceExecutor {
     this.context.close();
   }
 
-  /** Maps the ranges of the packed store that hold this device's weights; neighbours share a mapping. */
+  /** Maps the ranges of the packed store that hold this device's weights; neighbours share a mapping. What is streamed is not counted as held. */
   #mapWeights(): void {
-    const { mapped, device } = this.setup;
+    const { mapped, streams } = this.setup;
     if (mapped === null) return;
+    const streamed = new Set(streams.portions.flatMap((portion) => portion.weights));
     const entries = [...mapped.tensors].sort(([, a], [, b]) => a.offset - b.offset);
+    const held = entries.filter(([id]) => !streamed.has(id));
+    this.#mapRanges(mapped.file, held, MEMORY_KINDS.indexOf('weights'));
+    this.#mapRanges(
+      mapped.file,
+      entries.filter(([id]) => streamed.has(id)),
+      UNCOUNTED,
+    );
+  }
+
+  #openStream(): WeightStream | null {
+    const { mapped, streams } = this.setup;
+    if (streams.portions.length === 0) return null;
+    const rangeOf = (id: TensorId) => ({ ...this.place(id), bytes: mapped?.tensors.get(id)?.nbytes as number });
+    return new WeightStream(streams.portions, rangeOf, streams.keepBytes);
+  }
+
+  #mapRanges(path: string, entries: readonly [TensorId, { offset: number; nbytes: number }][], kind: number): void {
+    const { device } = this.setup;
     guardNative(device, 'map', () => {
-      const file = native().openFile(mapped.file);
+      const file = native().openFile(path);
       for (const range of rangesOf(entries)) {
         const bytes = range.end - range.start;
-        const buffer = native().mapFile(this.context.id, file, range.start, bytes, MEMORY_KINDS.indexOf('weights'));
-        for (const [id, { offset }] of range.entries) this.#places.set(id, { buffer, byteOffset: offset - range.start });
+        const buffer = native().mapFile(this.context.id, file, range.start, bytes, kind);
+        for (const [id, { offset }] of range.entries)
+          this.#places.set(id, { buffer, byteOffset: offset - range.start });
       }
       native().closeFile(file);
     });
@@ -206,6 +232,9 @@ export function rowElements(tensor: ProgramTensor): number {
 export function elementBytes(tensor: ProgramTensor): number {
   return DTYPES[tensor.dtype].bytes;
 }
+
+/** A mapping that is not counted against the budget: the window is. */
+const UNCOUNTED = -1;
 
 interface FileRange {
   start: number;

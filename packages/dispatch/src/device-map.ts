@@ -1,35 +1,54 @@
 /** Explicit device maps: module prefix → device, longest prefix wins. Checks a map against a recorded model and gives every op its device. */
-import { DeviceMapError, type DeviceName, nearestWord, type Program, parseDevice } from '@metashard/core';
+import { type Device, DeviceMapError, type DeviceName, nearestWord, type Program, parseDevice } from '@metashard/core';
 import type { DeviceMap } from './plan.js';
 import type { ProgramFacts } from './program-facts.js';
 
-/** Canonical names; `disk` and `execute_on` are refused: nothing streams yet. Throws DeviceMapError. */
-export function canonicalDeviceMap(map: DeviceMap): Record<string, DeviceName> {
-  const canonical: Record<string, DeviceName> = {};
+/** Where a module's weights lie, and where it computes. */
+export interface Placement {
+  device: DeviceName;
+  executeOn: DeviceName;
+}
+
+/** Canonical names. Modules on `disk` compute on `executeOn`, or on `streamer` where the map names none. Throws DeviceMapError. */
+export function canonicalDeviceMap(map: DeviceMap, streamer: DeviceName | undefined): Record<string, Placement> {
+  const canonical: Record<string, Placement> = {};
   for (const [prefix, value] of Object.entries(map)) {
     const plain = typeof value === 'object' ? value.device : value;
     const device = parseDevice(plain);
+    const asked = typeof value === 'object' ? value.execute_on : undefined;
     const executeOn =
-      typeof value === 'object' && value.execute_on !== undefined ? parseDevice(value.execute_on) : device;
+      asked !== undefined ? parseDevice(asked) : device.type === 'disk' ? streamingDevice(prefix, streamer) : device;
     if (device.type === 'meta') {
       throw new DeviceMapError(`device_map.${prefix}: expected a device that computes, got meta`);
     }
-    if (device.type === 'disk' || executeOn.name !== device.name) {
+    const streams = device.type === 'disk' && executeOn.type === 'cpu';
+    if (!streams && executeOn.name !== device.name) {
       throw new DeviceMapError(
-        `device_map.${prefix}: weights on ${device.name} computed on ${executeOn.name}: expected a device that computes what it holds`,
+        `device_map.${prefix}: weights on ${device.name} computed on ${executeOn.name}: expected disk to stream to a CPU, or a device that computes what it holds`,
         {
           code: 'offload_unsupported',
-          hint: 'this version does not stream weights; map the module to cpu or cuda',
+          hint: 'this version streams from disk to the CPU; map the module to cuda itself, or execute it on cpu',
         },
       );
     }
-    canonical[prefix] = device.name;
+    canonical[prefix] = { device: device.name, executeOn: executeOn.name };
   }
   return canonical;
 }
 
+function streamingDevice(prefix: string, streamer: DeviceName | undefined): Device {
+  if (streamer !== undefined) return parseDevice(streamer);
+  throw new DeviceMapError(
+    `device_map.${prefix}: disk: expected a CPU among the devices to compute what is streamed, got none`,
+    {
+      code: 'offload_unsupported',
+      hint: 'add cpu to devices',
+    },
+  );
+}
+
 /** The longest key that is the path itself or a prefix of whole components; undefined where none covers it. */
-export function longestPrefix(map: Readonly<Record<string, DeviceName>>, path: string): string | undefined {
+export function longestPrefix(map: Readonly<Record<string, unknown>>, path: string): string | undefined {
   for (let end = path.length; ; end = path.lastIndexOf('.', end - 1)) {
     if (end <= 0) return Object.hasOwn(map, '') ? '' : undefined;
     const prefix = path.slice(0, end);

@@ -47,7 +47,7 @@ export function resolveDevices({ devices, maxMemory = {}, reserve = 0 }: DeviceR
   const limits = new Map(
     Object.entries(maxMemory).map(([name, size]) => [canonicalDevice(name), parseBytes(size, `max_memory.${name}`)]),
   );
-  const names = devices === undefined ? [...cudaDevices().names, 'cpu:0'] : devices.map(canonicalDevice);
+  const names = devices === undefined ? [...cudaDevices().names, 'cpu:0', 'disk'] : devices.map(canonicalDevice);
   const repeated = names.find((name, i) => names.indexOf(name) !== i);
   if (repeated !== undefined) throw new ConfigError(`devices: expected each device once, got ${repeated} twice`);
   if (names.length === 0) throw new ConfigError('devices: expected at least one device, got an empty list');
@@ -61,13 +61,10 @@ export function resolveDevices({ devices, maxMemory = {}, reserve = 0 }: DeviceR
   const cpus = names.filter((name) => parseDevice(name).type === 'cpu').length;
   return names.map((name) => {
     const device = parseDevice(name);
-    if (device.type === 'disk' || device.type === 'meta') {
-      throw new ConfigError(`devices: expected devices that compute, got ${name}`, {
-        code: 'offload_unsupported',
-        hint: 'this version does not stream weights from disk; use cpu and cuda devices',
-      });
-    }
+    if (device.type === 'meta') throw new ConfigError(`devices: expected devices that hold weights, got ${name}`);
     const limit = limits.get(name);
+    if (device.type === 'disk')
+      return { name, emulated: false, budgetBytes: limit ?? Number.MAX_SAFE_INTEGER, reserveBytes: 0 };
     if (limit !== undefined && device.type === 'cuda' && !cudaDevices().names.includes(name)) {
       return { name, emulated: false, budgetBytes: limit, reserveBytes };
     }

@@ -57,7 +57,8 @@ export interface SetupEstimate {
   count: number | null;
   /** Free on the fullest of them. */
   freeBytes: number | null;
-  problem: string | null;
+  /** What one device would have to hold, where it does not fit. */
+  problem: { neededBytes: number; message: string } | null;
 }
 
 /** Memory sizes as sold, in GiB; 0.9 of each is offered, which leaves room for the driver and for what it calls a GiB. */
@@ -132,47 +133,50 @@ function describeCache({ tensors }: Program): ModelEstimate['kvCache'] {
 
 function describeGpu(name: string, memoryBytes: number, recorded: RecordedModel): SetupEstimate {
   const offeredBytes = Math.floor(memoryBytes * OFFERED_SHARE);
-  const tried = (count: number) =>
-    planOver(
-      recorded,
-      Array.from({ length: count }, (_, i) => ({ ...UNLIMITED, name: `cuda:${i}`, budgetBytes: offeredBytes })),
-    );
-  const all = tried(MOST_DEVICES);
-  if (typeof all === 'string') return { name, memoryBytes, offeredBytes, count: null, freeBytes: null, problem: all };
+  const tried = (count: number): Outcome => {
+    const device = (_: unknown, i: number): DeviceBudget => ({
+      ...UNLIMITED,
+      name: `cuda:${i}`,
+      budgetBytes: offeredBytes,
+    });
+    return planOver(recorded, Array.from({ length: count }, device));
+  };
+  let best = tried(MOST_DEVICES);
+  if (best.problem !== null) return { name, memoryBytes, offeredBytes, count: null, ...best };
   // More devices never fit less: the smallest number is found by halving.
-  let [tooFew, enough, freeBytes] = [0, MOST_DEVICES, all];
+  let [tooFew, enough] = [0, MOST_DEVICES];
   while (enough - tooFew > 1) {
     const middle = Math.floor((tooFew + enough) / 2);
-    const free = tried(middle);
-    if (typeof free === 'string') tooFew = middle;
-    else [enough, freeBytes] = [middle, free];
+    const outcome = tried(middle);
+    if (outcome.problem !== null) tooFew = middle;
+    else [enough, best] = [middle, outcome];
   }
-  return { name, memoryBytes, offeredBytes, count: enough, freeBytes, problem: null };
+  return { name, memoryBytes, offeredBytes, count: enough, ...best };
 }
 
 function describeCpu(recorded: RecordedModel): SetupEstimate {
   const budgets = resolveDevices({ devices: ['cpu'] });
   const offeredBytes = budgets[0]?.budgetBytes ?? 0;
-  const memoryBytes = Math.round(offeredBytes / OFFERED_SHARE);
-  const free = planOver(recorded, budgets);
-  const fits = typeof free === 'number';
+  const outcome = planOver(recorded, budgets);
   return {
     name: 'CPU of this machine (available memory)',
-    memoryBytes,
+    memoryBytes: Math.round(offeredBytes / OFFERED_SHARE),
     offeredBytes,
-    count: fits ? 1 : null,
-    freeBytes: fits ? free : null,
-    problem: fits ? null : free,
+    count: outcome.problem === null ? 1 : null,
+    ...outcome,
   };
 }
 
+type Outcome = Pick<SetupEstimate, 'freeBytes' | 'problem'>;
+
 /** Free bytes of the fullest device, or why the model does not fit. */
-function planOver(recorded: RecordedModel, devices: readonly DeviceBudget[]): number | string {
+function planOver(recorded: RecordedModel, devices: readonly DeviceBudget[]): Outcome {
   try {
     const { plan } = planRecorded(recorded, devices, { deviceMap: 'balanced', model: '' });
-    return Math.min(...plan.devices.map(({ freeBytes }) => freeBytes));
+    return { freeBytes: Math.min(...plan.devices.map(({ freeBytes }) => freeBytes)), problem: null };
   } catch (error) {
-    if (error instanceof InsufficientMemoryError) return error.message;
-    throw error;
+    if (!(error instanceof InsufficientMemoryError)) throw error;
+    const neededBytes = Number(error.details.neededBytes ?? Number.NaN);
+    return { freeBytes: null, problem: { neededBytes, message: error.message } };
   }
 }

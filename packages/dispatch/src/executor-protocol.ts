@@ -3,6 +3,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { BufferId, DeviceName, DimValues, DType, Program, TensorId } from '@metashard/core';
 import type { Segment } from './segments.js';
+import type { StreamPortion } from './stream-plan.js';
 
 /** Bytes of one tensor in a checkpoint file. */
 export interface FileSource {
@@ -53,6 +54,8 @@ export interface ExecutorSetup {
   scratchBytes: number;
   /** Weights used in place from a packed store, by byte offset in its file. Only for devices that read host memory. */
   mapped: { file: string; tensors: ReadonlyMap<TensorId, { offset: number; nbytes: number }> } | null;
+  /** Portions of weights that are streamed from the packed store, and bytes beyond their window that may keep some of them. */
+  streams: { portions: readonly StreamPortion[]; keepBytes: number };
   /** Storage tensors to allocate. */
   weights: readonly TensorId[];
   caches: readonly TensorId[];

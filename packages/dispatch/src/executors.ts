@@ -27,7 +27,7 @@ import type {
   SaveInstruction,
   ServeRequest,
 } from './executor-protocol.js';
-import { STEPS_IN_FLIGHT } from './memory-plan.js';
+import { type DeviceMemory, STEPS_IN_FLIGHT } from './memory-plan.js';
 import type { PlannedProgram } from './plan-program.js';
 import { Control, Ring } from './ring.js';
 import { type StepDescriptor, slotWords, stepInputs, writeEnd, writeStep } from './step.js';
@@ -263,7 +263,8 @@ export class Executors {
       segmentCount: planned.segments.length,
       workerOfSegment: planned.segments.map((_, segment) => this.#workerOf(segment)),
       dims,
-      mapped: this.#mappedFor(device, memory.weights),
+      mapped: this.#mappedFor(device, memory),
+      streams: { portions: memory.portions, keepBytes: Math.max(0, entry?.freeBytes ?? 0) },
       arenaBytes: memory.arenaBytes,
       scratchBytes: entry?.scratchBytes ?? memory.scratchBytes,
       weights: [...memory.weights],
@@ -282,9 +283,10 @@ export class Executors {
     };
   }
 
-  #mappedFor(device: DeviceName, weights: ReadonlySet<TensorId>): MappedStore | null {
+  #mappedFor(device: DeviceName, { weights: held, portions }: DeviceMemory): MappedStore | null {
     const { store } = this.#options;
     if (store == null || parseDevice(device).type !== 'cpu') return null;
+    const weights = new Set([...held, ...portions.flatMap((portion) => portion.weights)]);
     return { file: store.file, tensors: new Map([...store.tensors].filter(([id]) => weights.has(id))) };
   }
 

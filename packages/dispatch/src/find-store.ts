@@ -28,12 +28,20 @@ export function findStore({ program, checkpoint, offloadFolder }: Omit<StoreRequ
 /** Writes the store on a thread of its own; returns it. Throws CheckpointError, OutOfMemoryError, and the signal's reason. */
 export async function writeStore(
   { program, checkpoint, sources, offloadFolder }: StoreRequest,
-  { onProgress, signal }: { onProgress?: ((progress: PackProgress) => void) | undefined; signal?: AbortSignal | undefined } = {},
+  {
+    onProgress,
+    signal,
+  }: { onProgress?: ((progress: PackProgress) => void) | undefined; signal?: AbortSignal | undefined } = {},
 ): Promise<MappedStore> {
   const source = sourceOf(checkpoint);
   const { port1, port2 } = new MessageChannel();
   if (onProgress !== undefined) port1.on('message', onProgress);
-  const pool = new Piscina({ filename: new URL('./pack-worker.js', import.meta.url).href, minThreads: 1, maxThreads: 1, atomics: 'disabled' });
+  const pool = new Piscina({
+    filename: new URL('./pack-worker.js', import.meta.url).href,
+    minThreads: 1,
+    maxThreads: 1,
+    atomics: 'disabled',
+  });
   const cancel = new SharedArrayBuffer(4);
   const abort = (): void => {
     Atomics.store(new Int32Array(cancel), 0, 1);
@@ -64,5 +72,10 @@ function placesOf(program: Program, header: StoreHeader): Map<TensorId, { offset
 
 /** Copies from the store, for devices that do not read host memory. */
 export function storedSources(store: MappedStore): Map<TensorId, LoadInstruction> {
-  return new Map([...store.tensors].map(([tensor, { offset, nbytes }]) => [tensor, { kind: 'stored', tensor, file: store.file, offset, nbytes }]));
+  return new Map(
+    [...store.tensors].map(([tensor, { offset, nbytes }]) => [
+      tensor,
+      { kind: 'stored', tensor, file: store.file, offset, nbytes },
+    ]),
+  );
 }

@@ -7,8 +7,8 @@ import {
   type DeviceName,
   ensureBackend,
   native,
-  parseDevice,
   type ProgramTensor,
+  parseDevice,
 } from '@metashard/core';
 import { findTiedParameters, type ParsedConfig } from '@metashard/meta';
 import { resolveDevices } from './devices.js';
@@ -57,12 +57,20 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   signal?.throwIfAborted();
   const { vocabSize, maxSeqLen, maxBatchSize } = recorded;
   const sampler = vocabSize === null ? null : { sequences: maxBatchSize, maxSeqLen, vocabSize };
-  const store = await storeFor(options, { program: recorded.program, checkpoint, sources, offloadFolder: options.offloadFolder });
+  const store = await storeFor(options, planned.plan.offloaded.length > 0, {
+    program: recorded.program,
+    checkpoint,
+    sources,
+    offloadFolder: options.offloadFolder,
+  });
   const executors = await Executors.start({ program: recorded.program, planned, dims: planned.dims, sampler, store });
   try {
     const from = store === null ? sources : storedSources(store);
     const perDevice = new Map(
-      [...planned.memory].map(([device, { weights }]) => [device, usesInPlace(device, store) ? [] : instructionsFor(weights, from)]),
+      [...planned.memory].map(([device, { weights }]) => [
+        device,
+        usesInPlace(device, store) ? [] : instructionsFor(weights, from),
+      ]),
     );
     await executors.load(perDevice, reportProgress(recorded, planned, options), signal);
   } catch (error) {
@@ -79,11 +87,15 @@ export async function planModel(nameOrFolder: string, options: LoadModelOptions 
   return planSource(source, recordSource(source, options), options).plan;
 }
 
-/** The packed store to load from: one that is there, or one written now if asked; null: load from the checkpoint. */
-async function storeFor({ packedStore = 'use', signal, logger }: LoadModelOptions, request: StoreRequest): Promise<MappedStore | null> {
-  if (packedStore === 'ignore') return null;
+/** The packed store to load from: one that is there, or one written now if asked or needed for streaming; null: load from the checkpoint. */
+async function storeFor(
+  { packedStore = 'use', signal, logger }: LoadModelOptions,
+  streams: boolean,
+  request: StoreRequest,
+): Promise<MappedStore | null> {
+  if (packedStore === 'ignore' && !streams) return null;
   const found = findStore(request);
-  if (found !== null || packedStore === 'use') return found;
+  if (found !== null || (packedStore !== 'write' && !streams)) return found;
   const written = await writeStore(request, { signal });
   logger?.info(`packed into ${written.file}`);
   return written;

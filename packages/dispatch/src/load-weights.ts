@@ -55,7 +55,12 @@ export class WeightLoader {
       case 'convert':
         return this.#fromFile(instruction.source, LOAD_MODES.convert, this.#words(instruction.tensor));
       case 'quantize':
-        return this.#fromFile(instruction.source, LOAD_MODES.quantize, this.#words(instruction.CB), this.#words(instruction.SCB));
+        return this.#fromFile(
+          instruction.source,
+          LOAD_MODES.quantize,
+          this.#words(instruction.CB),
+          this.#words(instruction.SCB),
+        );
       case 'int8':
         return (
           this.#fromFile(instruction.source, LOAD_MODES.int8, this.#words(instruction.CB)) +
@@ -90,7 +95,18 @@ export class WeightLoader {
   #fromFile(source: FileSource, mode: number, destination: Float64Array, scales: Float64Array = NONE): number {
     const [rows, columns] = matrixShape(source.shape);
     const dtype = DTYPES[source.dtype].code;
-    return native().loadWeight(this.context.id, this.#open(source.file), source.offset, dtype, rows, columns, mode, destination, scales, false);
+    return native().loadWeight(
+      this.context.id,
+      this.#open(source.file),
+      source.offset,
+      dtype,
+      rows,
+      columns,
+      mode,
+      destination,
+      scales,
+      false,
+    );
   }
 
   /** Bytes as they are. */
@@ -168,7 +184,10 @@ export function matrixShape(shape: readonly number[]): [number, number] {
 }
 
 /** A dense [rows, columns] tensor at a place, in TENSOR_WORDS. */
-export function tensorWords({ buffer, byteOffset }: WeightPlace, { dims, dtype, layout }: Pick<ProgramTensor, 'dims' | 'dtype' | 'layout'>): Float64Array {
+export function tensorWords(
+  { buffer, byteOffset }: WeightPlace,
+  { dims, dtype, layout }: Pick<ProgramTensor, 'dims' | 'dtype' | 'layout'>,
+): Float64Array {
   const shape = matrixShape(dims as readonly number[]);
   const encoded = new Float64Array(TENSOR_WORDS);
   encoded.set([buffer, byteOffset, DTYPES[dtype].code, layout === 'packed_int8' ? 1 : 0, 2, ...shape]);

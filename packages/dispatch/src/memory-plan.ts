@@ -5,6 +5,7 @@
 import { type DeviceName, DTYPES, type ProgramOp, roundUp, type TensorId } from '@metashard/core';
 import { ALIGNMENT, type ProgramFacts, UNUSED } from './program-facts.js';
 import type { Segment } from './segments.js';
+import { planStreams, type StreamPortion, windowBytes } from './stream-plan.js';
 
 /** Steps that may be under way at once between the first and the last segment: how many slots an inbox has. */
 export const STEPS_IN_FLIGHT = 2;
@@ -93,6 +94,10 @@ export interface DeviceMemory {
   caches: Set<TensorId>;
   constants: Set<TensorId>;
   inputs: Set<TensorId>;
+  /** Weights that are not held here but streamed from disk while ops run, in portions. */
+  portions: StreamPortion[];
+  /** Room for the portion at work and those read ahead. */
+  windowBytes: number;
   /** Per segment of this device, by segment index. */
   arenas: Map<number, Arena>;
   weightsBytes: number;
@@ -104,7 +109,12 @@ export interface DeviceMemory {
 }
 
 /** Sums up one device. `segments` are all segments; `sampling` adds the buffers of a device that chooses tokens. */
-export function planDeviceMemory(facts: ProgramFacts, segments: readonly Segment[], device: DeviceName): DeviceMemory {
+export function planDeviceMemory(
+  facts: ProgramFacts,
+  segments: readonly Segment[],
+  device: DeviceName,
+  streams: { ops: ReadonlySet<number>; blockOf: (module: string) => string } = NO_STREAMS,
+): DeviceMemory {
   const { program } = facts;
   const own = segments.filter((segment) => segment.device === device);
   const sets = {
@@ -114,6 +124,7 @@ export function planDeviceMemory(facts: ProgramFacts, segments: readonly Segment
     input: new Set<TensorId>(),
   };
   const arenas = new Map<number, Arena>();
+  const streamed = streamedWeights(facts, own, streams.ops);
   let [inbox, scratch, arena] = [0, 0, 0];
   for (const segment of own) {
     for (const op of segment.ops) {
@@ -122,7 +133,9 @@ export function planDeviceMemory(facts: ProgramFacts, segments: readonly Segment
         if (id < 0) continue;
         const storage = facts.storageOf(id);
         const kind = program.tensors[storage]?.kind;
-        if (kind === 'weight' || kind === 'cache' || kind === 'constant' || kind === 'input') sets[kind].add(storage);
+        if (kind === 'weight' || kind === 'cache' || kind === 'constant' || kind === 'input') {
+          if (!streamed.has(storage)) sets[kind].add(storage);
+        }
       }
     }
     const keep = new Set(segment.sends.map((send) => send.tensor));
@@ -132,8 +145,11 @@ export function planDeviceMemory(facts: ProgramFacts, segments: readonly Segment
     arena = Math.max(arena, made.bytes);
     for (const id of segment.receives) inbox += STEPS_IN_FLIGHT * facts.bytesOf(id);
   }
+  const portions = planStreams(facts, own, streamed, streams.blockOf);
   return {
     device,
+    portions,
+    windowBytes: windowBytes(portions),
     weights: sets.weight,
     caches: sets.cache,
     constants: sets.constant,
@@ -145,6 +161,21 @@ export function planDeviceMemory(facts: ProgramFacts, segments: readonly Segment
     arenaBytes: arena,
     scratchBytes: scratch,
   };
+}
+
+const NO_STREAMS = { ops: new Set<number>(), blockOf: (module: string) => module };
+
+/** Weights that only streamed ops of a device use; one that another op uses too is held. */
+function streamedWeights(facts: ProgramFacts, segments: readonly Segment[], ops: ReadonlySet<number>): Set<TensorId> {
+  const [streamed, held] = [new Set<TensorId>(), new Set<TensorId>()];
+  if (ops.size === 0) return streamed;
+  for (const op of segments.flatMap((segment) => segment.ops)) {
+    const into = ops.has(facts.producer[op.outputs[0] as number] as number) ? streamed : held;
+    for (const id of op.inputs)
+      if (id >= 0 && facts.program.tensors[facts.storageOf(id)]?.kind === 'weight') into.add(facts.storageOf(id));
+  }
+  for (const id of held) streamed.delete(id);
+  return streamed;
 }
 
 /** Outputs read after the whole segment has run; taps (`hidden_states.N`) are read as soon as they are made and need not outlive it. */

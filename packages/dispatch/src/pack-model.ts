@@ -2,10 +2,30 @@
 import { randomBytes } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { DeviceContext, guardNative, MEMORY_KINDS, native, type Program, type ProgramTensor, parseDevice, StateError, type TensorId } from '@metashard/core';
+import {
+  DeviceContext,
+  guardNative,
+  MEMORY_KINDS,
+  native,
+  type Program,
+  type ProgramTensor,
+  parseDevice,
+  StateError,
+  type TensorId,
+} from '@metashard/core';
 import type { LoadInstruction } from './executor-protocol.js';
 import { WeightLoader } from './load-weights.js';
-import { checksumsOf, encodeStoreHeader, ensureStoreFolder, layOut, type SourceFile, STORE_LAYOUT, STORE_VERSION, storeHeaderBytes, storeName } from './packed-store.js';
+import {
+  checksumsOf,
+  encodeStoreHeader,
+  ensureStoreFolder,
+  layOut,
+  type SourceFile,
+  STORE_LAYOUT,
+  STORE_VERSION,
+  storeHeaderBytes,
+  storeName,
+} from './packed-store.js';
 
 const WINDOW_BYTES = 16 * 2 ** 20;
 
@@ -24,14 +44,20 @@ export function packModel(
   source: SourceFile[],
   sources: ReadonlyMap<TensorId, LoadInstruction>,
   folder: string,
-  { onProgress, cancelled }: { onProgress?: ((progress: PackProgress) => void) | undefined; cancelled?: (() => boolean) | undefined } = {},
+  {
+    onProgress,
+    cancelled,
+  }: { onProgress?: ((progress: PackProgress) => void) | undefined; cancelled?: (() => boolean) | undefined } = {},
 ): string {
   ensureStoreFolder(folder);
   const target = join(folder, storeName(program, source));
   const temporary = `${target}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`;
   const { tensors, dataBytes } = layOut(program);
   const named = Object.fromEntries([...tensors].map(([id, one]) => [program.tensors[id]?.name as string, one]));
-  const { bytes, header } = encodeStoreHeader({ layout: STORE_LAYOUT, version: STORE_VERSION, source, tensors: named, checksums: [] }, dataBytes);
+  const { bytes, header } = encodeStoreHeader(
+    { layout: STORE_LAYOUT, version: STORE_VERSION, source, tensors: named, checksums: [] },
+    dataBytes,
+  );
   const descriptor = openSync(temporary, 'wx+');
   const context = new DeviceContext(parseDevice('cpu:0'));
   try {
@@ -72,7 +98,9 @@ function packTensors(
   for (const instruction of sources.values()) {
     if (cancelled()) throw new StateError('pack: cancelled');
     const ids = 'tensor' in instruction ? [instruction.tensor] : [instruction.CB, instruction.SCB];
-    const buffers = new Map(ids.map((id) => [id, context.alloc(bytesOf.get(id) ?? 1, MEMORY_KINDS.indexOf('weights'))]));
+    const buffers = new Map(
+      ids.map((id) => [id, context.alloc(bytesOf.get(id) ?? 1, MEMORY_KINDS.indexOf('weights'))]),
+    );
     const loader = new WeightLoader(context, program, (id) => ({ buffer: buffers.get(id) as number, byteOffset: 0 }));
     try {
       loader.run(instruction);
@@ -93,5 +121,6 @@ function copyOut(buffer: number, bytes: number, descriptor: number, offset: numb
 }
 
 function writeAll(descriptor: number, bytes: Uint8Array, offset: number): void {
-  for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done, bytes.length - done, offset + done);
+  for (let done = 0; done < bytes.length; )
+    done += writeSync(descriptor, bytes, done, bytes.length - done, offset + done);
 }

@@ -16,11 +16,23 @@ export interface PackTask {
   cancel: SharedArrayBuffer;
 }
 
-export default function pack({ program, source, sources, folder, port, cancel }: PackTask): { ok: string } | { error: PlainError } {
+export default function pack({
+  program,
+  source,
+  sources,
+  folder,
+  port,
+  cancel,
+}: PackTask): { ok: string } | { error: PlainError } {
   const flag = new Int32Array(cancel);
   const cancelled = (): boolean => Atomics.load(flag, 0) !== 0;
   try {
-    return { ok: packModel(program, source, sources, folder, { onProgress: (progress) => port.postMessage(progress), cancelled }) };
+    return {
+      ok: packModel(program, source, sources, folder, {
+        onProgress: (progress) => port.postMessage(progress),
+        cancelled,
+      }),
+    };
   } catch (error) {
     return { error: toPlainError(error) };
   }

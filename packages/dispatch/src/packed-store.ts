@@ -11,7 +11,15 @@ import { closeSync, existsSync, mkdirSync, openSync, readSync, statSync } from '
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { CheckpointError, type CheckpointIndex, type DType, type Layout, type Program, roundUp, type TensorId } from '@metashard/core';
+import {
+  CheckpointError,
+  type CheckpointIndex,
+  type DType,
+  type Layout,
+  type Program,
+  roundUp,
+  type TensorId,
+} from '@metashard/core';
 import { ALIGNMENT, tensorBytes } from './program-facts.js';
 
 export const STORE_MAGIC = 'MSPACKED';
@@ -62,7 +70,12 @@ export function sourceOf(checkpoint: CheckpointIndex): SourceFile[] {
     } finally {
       closeSync(descriptor);
     }
-    return { path, bytes, modifiedMs: statSync(path).mtimeMs, headHash: createHash('sha256').update(head).digest('hex') };
+    return {
+      path,
+      bytes,
+      modifiedMs: statSync(path).mtimeMs,
+      headHash: createHash('sha256').update(head).digest('hex'),
+    };
   });
 }
 
@@ -76,7 +89,13 @@ export function layOut(program: Program): { tensors: Map<TensorId, StoredTensor>
       const tensor = program.tensors[id];
       if (tensor?.kind !== 'weight' || tensors.has(id)) continue;
       const nbytes = tensorBytes(tensor, none);
-      tensors.set(id, { offset: at, nbytes, dtype: tensor.dtype, layout: tensor.layout, dims: [...tensor.dims] as number[] });
+      tensors.set(id, {
+        offset: at,
+        nbytes,
+        dtype: tensor.dtype,
+        layout: tensor.layout,
+        dims: [...tensor.dims] as number[],
+      });
       at += roundUp(nbytes, ALIGNMENT);
     }
   }
@@ -101,10 +120,15 @@ export function ensureStoreFolder(folder: string): void {
 }
 
 /** Header bytes up to the first page of data. */
-export function encodeStoreHeader(header: Omit<StoreHeader, 'dataOffset' | 'bytes'>, dataBytes: number): { bytes: Buffer; header: StoreHeader } {
+export function encodeStoreHeader(
+  header: Omit<StoreHeader, 'dataOffset' | 'bytes'>,
+  dataBytes: number,
+): { bytes: Buffer; header: StoreHeader } {
   const reserve = Buffer.byteLength(JSON.stringify(header)) + Math.ceil(dataBytes / CHUNK_BYTES) * 12 + 256;
   const dataOffset = roundUp(16 + reserve, PAGE_BYTES);
-  const tensors = Object.fromEntries(Object.entries(header.tensors).map(([name, one]) => [name, { ...one, offset: one.offset + dataOffset }]));
+  const tensors = Object.fromEntries(
+    Object.entries(header.tensors).map(([name, one]) => [name, { ...one, offset: one.offset + dataOffset }]),
+  );
   const complete: StoreHeader = { ...header, tensors, dataOffset, bytes: dataOffset + dataBytes };
   return { bytes: storeHeaderBytes(complete), header: complete };
 }
@@ -131,22 +155,38 @@ export function openStore(file: string, program: Program, source: readonly Sourc
   if (JSON.stringify(header.source) !== JSON.stringify(source)) return null;
   for (const [id, want] of layOut(program).tensors) {
     const got = header.tensors[program.tensors[id]?.name ?? ''];
-    const same = got !== undefined && got.nbytes === want.nbytes && got.dtype === want.dtype && got.layout === want.layout && String(got.dims) === String(want.dims);
-    if (!same || got.offset % ALIGNMENT !== 0 || got.offset < header.dataOffset || got.offset + got.nbytes > header.bytes) return null;
+    const same =
+      got !== undefined &&
+      got.nbytes === want.nbytes &&
+      got.dtype === want.dtype &&
+      got.layout === want.layout &&
+      String(got.dims) === String(want.dims);
+    if (
+      !same ||
+      got.offset % ALIGNMENT !== 0 ||
+      got.offset < header.dataOffset ||
+      got.offset + got.nbytes > header.bytes
+    )
+      return null;
   }
   return header;
 }
 
 function readStoreHeader(file: string): StoreHeader {
   const broken = (what: string): CheckpointError =>
-    new CheckpointError(`${file}: packed store: ${what}`, { hint: 'delete it; it is written again by metashard pack', details: { file } });
+    new CheckpointError(`${file}: packed store: ${what}`, {
+      hint: 'delete it; it is written again by metashard pack',
+      details: { file },
+    });
   const descriptor = openSync(file, 'r');
   try {
     const size = statSync(file).size;
     const start = Buffer.alloc(16);
-    if (readSync(descriptor, start, 0, 16, 0) < 16 || start.toString('latin1', 0, 8) !== STORE_MAGIC) throw broken('expected its first bytes to say so');
+    if (readSync(descriptor, start, 0, 16, 0) < 16 || start.toString('latin1', 0, 8) !== STORE_MAGIC)
+      throw broken('expected its first bytes to say so');
     const length = Number(start.readBigUInt64LE(8));
-    if (length > MOST_HEADER_BYTES || 16 + length > size) throw broken(`expected a header within its ${size} bytes, got ${length}`);
+    if (length > MOST_HEADER_BYTES || 16 + length > size)
+      throw broken(`expected a header within its ${size} bytes, got ${length}`);
     const json = Buffer.alloc(length);
     readSync(descriptor, json, 0, length, 16);
     let header: StoreHeader;
@@ -155,7 +195,8 @@ function readStoreHeader(file: string): StoreHeader {
     } catch (cause) {
       throw broken(`expected JSON, got ${(cause as Error).message}`);
     }
-    if (typeof header.tensors !== 'object' || header.tensors === null || !Number.isSafeInteger(header.bytes)) throw broken('expected a table of tensors');
+    if (typeof header.tensors !== 'object' || header.tensors === null || !Number.isSafeInteger(header.bytes))
+      throw broken('expected a table of tensors');
     if (header.bytes !== size) throw broken(`expected ${header.bytes} bytes, got ${size}: it is cut short`);
     return header;
   } finally {
@@ -169,10 +210,13 @@ export function checkStore(file: string): void {
   const found = checksumsOf(file, header);
   const at = found.findIndex((crc, i) => crc !== header.checksums[i]);
   if (at < 0 && found.length === header.checksums.length) return;
-  throw new CheckpointError(`${file}: packed store: checksum of chunk ${at} differs: the file was changed or its disk failed`, {
-    hint: 'delete it and pack the model again',
-    details: { file },
-  });
+  throw new CheckpointError(
+    `${file}: packed store: checksum of chunk ${at} differs: the file was changed or its disk failed`,
+    {
+      hint: 'delete it and pack the model again',
+      details: { file },
+    },
+  );
 }
 
 export function checksumsOf(file: string, header: StoreHeader): number[] {
@@ -184,7 +228,8 @@ export function checksumsOf(file: string, header: StoreHeader): number[] {
       const length = Math.min(CHUNK_BYTES, header.bytes - at);
       for (let done = 0; done < length; ) {
         const got = readSync(descriptor, chunk, done, length - done, at + done);
-        if (got === 0) throw new CheckpointError(`${file}: packed store: expected ${header.bytes} bytes, got ${at + done}`);
+        if (got === 0)
+          throw new CheckpointError(`${file}: packed store: expected ${header.bytes} bytes, got ${at + done}`);
         done += got;
       }
       found.push(crc32(chunk.subarray(0, length)));

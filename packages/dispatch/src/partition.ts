@@ -60,7 +60,8 @@ function groupUnits(facts: ProgramFacts, blockPaths: ReadonlySet<string>): Unit[
   return units;
 }
 
-function blockOf(module: string, blockPaths: ReadonlySet<string>): string {
+/** The no-split module a path lies in, or the path itself. */
+export function blockOf(module: string, blockPaths: ReadonlySet<string>): string {
   for (let end = module.length; end > 0; end = module.lastIndexOf('.', end - 1)) {
     const prefix = module.slice(0, end);
     if (blockPaths.has(prefix)) return prefix;

@@ -10,6 +10,7 @@ export function moduleBytes(
   facts: ProgramFacts,
   blockPaths: ReadonlySet<string>,
   segments: readonly Segment[],
+  streamedOps: ReadonlySet<number> = new Set(),
 ): PlanModule[] {
   const units = unitsOf(facts, blockPaths);
   const unitOf = new Int32Array(facts.program.ops.length).fill(-1);
@@ -25,21 +26,39 @@ export function moduleBytes(
     for (const [i, op] of ops.entries()) {
       const own = unitOf[indices[i] as number] as number;
       const path = units[own === -1 ? first : own]?.module ?? op.module;
-      const key = `${device} ${path}`;
-      const entry = entries.get(key) ?? { path, device, weightsBytes: 0, kvCacheBytes: 0 };
-      entries.set(key, entry);
-      for (const id of op.inputs) if (id >= 0) count(facts, entry, seen, facts.storageOf(id));
+      const entryOf = (holder: DeviceName): PlanModule => {
+        const key = `${holder} ${path}`;
+        const entry = entries.get(key) ?? { path, device: holder, weightsBytes: 0, kvCacheBytes: 0 };
+        entries.set(key, entry);
+        return entry;
+      };
+      const weightsOn = streamedOps.has(indices[i] as number) ? 'disk' : device;
+      for (const id of op.inputs)
+        if (id >= 0)
+          count(
+            facts,
+            () => entryOf(weightsOn),
+            () => entryOf(device),
+            seen,
+            facts.storageOf(id),
+          );
     }
   }
   return withoutVisits([...entries.values()]);
 }
 
-function count({ program, bytes }: ProgramFacts, entry: PlanModule, seen: Set<TensorId>, id: TensorId): void {
+function count(
+  { program, bytes }: ProgramFacts,
+  holder: () => PlanModule,
+  computer: () => PlanModule,
+  seen: Set<TensorId>,
+  id: TensorId,
+): void {
   const kind = program.tensors[id]?.kind;
   if ((kind !== 'weight' && kind !== 'constant' && kind !== 'cache') || seen.has(id)) return;
   seen.add(id);
-  if (kind === 'cache') entry.kvCacheBytes += bytes[id] as number;
-  else entry.weightsBytes += bytes[id] as number;
+  if (kind === 'cache') computer().kvCacheBytes += bytes[id] as number;
+  else holder().weightsBytes += bytes[id] as number;
 }
 
 /** A unit whose ops visit another device without storing anything there (the rows chosen for the head) is listed where it lives only. */

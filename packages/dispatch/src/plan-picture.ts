@@ -32,7 +32,7 @@ export interface PictureRow {
 }
 
 /** Free memory is drawn to scale as long as a device is at most this many times as large as what the fullest one holds. */
-const LARGEST_EXTENT = 2;
+const LARGEST_EXTENT = 2.5;
 const LEAST_UNIT_WIDTH = 5;
 const LEAST_PART_WIDTH = 3;
 const LABEL_WIDTH = 148;

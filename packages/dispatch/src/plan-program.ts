@@ -12,13 +12,22 @@ import {
   type ProgramOp,
   parseDevice,
 } from '@metashard/core';
-import { type CostModel, DATASHEET_COSTS, EXPECTED_USE, type ExpectedUse, stageMs, workOf } from './costs.js';
-import { canonicalDeviceMap, deviceOfOps } from './device-map.js';
+import {
+  type CostModel,
+  DATASHEET_COSTS,
+  DISK_BANDWIDTH,
+  EXPECTED_USE,
+  type ExpectedUse,
+  stageMs,
+  workOf,
+} from './costs.js';
+import { canonicalDeviceMap, deviceOfOps, longestPrefix } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
 import { type DeviceMemory, planDeviceMemory, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
 import {
   balancedLow0Partition,
   balancedPartition,
+  blockOf,
   type PartitionProblem,
   sequentialPartition,
   type Unit,
@@ -30,6 +39,7 @@ import type { DeviceMap, DevicePlan, PlanDevice, Strategy } from './plan.js';
 import { moduleBytes } from './plan-modules.js';
 import { ProgramFacts } from './program-facts.js';
 import { cutSegments, type Segment } from './segments.js';
+import { READ_AHEAD } from './stream-plan.js';
 
 export interface PlanRequest {
   program: Program;
@@ -69,9 +79,14 @@ export function planProgram(request: PlanRequest): PlannedProgram {
   const explicit = typeof request.deviceMap === 'object';
   const placed = explicit ? placeExplicitly(request, facts) : placeByStrategy(request, facts);
   const segments = cutSegments(facts, placed.deviceOfOp);
+  const streams = { ops: placed.streamedOps, blockOf: (module: string) => blockOf(module, request.blockPaths) };
   const used = [...new Set(segments.map((segment) => segment.device))];
-  const memory = new Map(used.map((device) => [device, planDeviceMemory(facts, segments, device)]));
-  const planned = devices.map((device) => describeDevice(request, facts, device, memory.get(device.name), segments));
+  const memory = new Map(used.map((device) => [device, planDeviceMemory(facts, segments, device, streams)]));
+  const planned = devices
+    .filter(({ name }) => name !== 'disk')
+    .map((device) => describeDevice(request, facts, device, memory.get(device.name), segments));
+  const disk = devices.find(({ name }) => name === 'disk');
+  if (disk !== undefined && placed.streamedOps.size > 0) planned.push(describeDisk(disk, memory));
   checkBudgets(planned);
   const plan: DevicePlan = {
     version: 1,
@@ -81,53 +96,121 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     costs: (request.costs ?? DATASHEET_COSTS).source,
     maxSeqLen: request.maxSeqLen,
     maxBatchSize: request.maxBatchSize,
-    segments: segments.map(({ device, modules }) => ({ device, executeOn: device, modules: [...modules] })),
+    segments: segments.flatMap((segment) => planSegments(facts, segment, placed.streamedOps)),
     devices: planned,
-    modules: moduleBytes(facts, request.blockPaths, segments),
+    modules: moduleBytes(facts, request.blockPaths, segments, placed.streamedOps),
     skipped: request.skipped ?? [],
-    offloaded: [],
+    offloaded: Object.entries(placed.deviceMap).flatMap(([module, device]) =>
+      device === 'disk' ? [{ module, device }] : [],
+    ),
     copies: copiesOf(facts, memory),
     ignoredConfigFields: request.ignoredConfigFields ?? [],
   };
   return { plan, segments, memory };
 }
 
-interface Placement {
+interface PlacedOps {
+  /** Where each op computes. */
   deviceOfOp: DeviceName[];
+  /** Ops whose weights are streamed from disk. */
+  streamedOps: Set<number>;
+  /** Where each module's weights lie. */
   deviceMap: Record<string, DeviceName>;
 }
 
-function placeExplicitly({ deviceMap, modulePaths, devices }: PlanRequest, facts: ProgramFacts): Placement {
-  const canonical = canonicalDeviceMap(deviceMap as DeviceMap);
+function placeExplicitly({ deviceMap, modulePaths, devices }: PlanRequest, facts: ProgramFacts): PlacedOps {
   const names = devices.map((device) => device.name);
-  for (const [prefix, device] of Object.entries(canonical)) {
-    if (!names.includes(device)) {
-      throw new DeviceMapError(`device_map.${prefix}: expected one of the devices ${names.join(', ')}, got ${device}`, {
-        hint: `add ${device} to devices`,
-      });
+  const canonical = canonicalDeviceMap(
+    deviceMap as DeviceMap,
+    names.find((name) => parseDevice(name).type === 'cpu'),
+  );
+  for (const [prefix, { device, executeOn }] of Object.entries(canonical)) {
+    const missing = [device, executeOn].find((name) => name !== 'disk' && !names.includes(name));
+    if (missing !== undefined) {
+      throw new DeviceMapError(
+        `device_map.${prefix}: expected one of the devices ${names.join(', ')}, got ${missing}`,
+        {
+          hint: `add ${missing} to devices`,
+        },
+      );
     }
   }
-  return { deviceOfOp: deviceOfOps(facts, canonical, modulePaths), deviceMap: canonical };
+  const computing = Object.fromEntries(Object.entries(canonical).map(([prefix, { executeOn }]) => [prefix, executeOn]));
+  const streamedOps = new Set<number>();
+  for (const [index, op] of facts.program.ops.entries()) {
+    const key = longestPrefix(canonical, op.module);
+    if (key !== undefined && canonical[key]?.device === 'disk') streamedOps.add(index);
+  }
+  return {
+    deviceOfOp: deviceOfOps(facts, computing, modulePaths),
+    streamedOps,
+    deviceMap: Object.fromEntries(Object.entries(canonical).map(([prefix, { device }]) => [prefix, device])),
+  };
 }
 
-function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Placement {
-  const { program, blockPaths, devices } = request;
+function placeByStrategy(request: PlanRequest, facts: ProgramFacts): PlacedOps {
+  const { program, blockPaths } = request;
+  const devices = request.devices.filter(({ name }) => name !== 'disk');
   const units = unitsOf(facts, blockPaths);
   const overhead = perDeviceOverhead(request, facts, units);
   const capacities = devices.map((device) => device.budgetBytes - device.reserveBytes - overhead);
   const ranges = new UnitRanges(facts, units);
-  const stages = chooseStages(request, facts, { ranges, capacities });
+  const fitting = chooseStages({ ...request, devices }, facts, { ranges, capacities });
+  const spilled =
+    fitting === undefined && devices.length < request.devices.length
+      ? spillToDisk(units, devices, { ranges, capacities })
+      : undefined;
+  const stages = fitting ?? spilled?.stages;
   if (stages === undefined) throw doesNotFit(devices, { ranges, capacities }, overhead);
+  const streamedOps = new Set<number>();
   const deviceOfOp = new Array<DeviceName>(program.ops.length).fill((devices[0] as DeviceBudget).name);
   const deviceMap: Record<string, DeviceName> = {};
   for (const stage of stages) {
     const device = (devices[stage.device] as DeviceBudget).name;
-    for (const unit of units.slice(stage.from, stage.to)) {
-      deviceMap[unit.module] = device;
-      for (const op of unit.ops) deviceOfOp[op] = device;
+    for (const [u, unit] of units.slice(stage.from, stage.to).entries()) {
+      const streams = stage.from + u >= (spilled?.firstStreamed ?? units.length);
+      deviceMap[unit.module] = streams && unit.weights.length > 0 ? 'disk' : device;
+      for (const op of unit.ops) {
+        deviceOfOp[op] = device;
+        if (streams) streamedOps.add(op);
+      }
     }
   }
-  return { deviceOfOp: headRowsWithHead(program, deviceOfOp), deviceMap };
+  return { deviceOfOp: headRowsWithHead(program, deviceOfOp), streamedOps, deviceMap };
+}
+
+/**
+ * What does not fit is streamed: devices are filled in order, the last CPU keeps room for the portions at work and read ahead and computes the rest from disk.
+ * undefined where there is no CPU, or not room enough even so.
+ */
+function spillToDisk(
+  units: readonly Unit[],
+  devices: readonly DeviceBudget[],
+  { ranges, capacities }: PartitionProblem,
+): { stages: Stage[]; firstStreamed: number } | undefined {
+  const streamer = devices.findLastIndex(({ name }) => parseDevice(name).type === 'cpu');
+  if (streamer < 0) return undefined;
+  const stages: Stage[] = [];
+  let from = 0;
+  for (const [device, capacity] of capacities.entries()) {
+    if (device === streamer) continue;
+    let to = from;
+    while (to < units.length && ranges.bytes(from, to + 1) <= capacity) to++;
+    if (to > from) stages.push({ device, from, to });
+    from = to;
+  }
+  const rest = units.slice(from);
+  const cache = rest.reduce((sum, unit) => sum + unit.kvCacheBytes, 0);
+  const window = (READ_AHEAD + 1) * rest.reduce((most, unit) => Math.max(most, unit.weightsBytes), 0);
+  let room = (capacities[streamer] as number) - cache - window;
+  if (room < 0) return undefined;
+  let firstStreamed = from;
+  while (firstStreamed < units.length && (units[firstStreamed] as Unit).weightsBytes <= room) {
+    room -= (units[firstStreamed] as Unit).weightsBytes;
+    firstStreamed++;
+  }
+  stages.push({ device: streamer, from, to: units.length });
+  return { stages, firstStreamed };
 }
 
 /** `select_rows` belongs to the unit before it, but runs with the head, so that only the wanted rows pass through it there. */
@@ -240,7 +323,8 @@ function describeDevice(
   const kvCacheBytes = memory?.kvCacheBytes ?? 0;
   const activationsBytes = (memory?.activationsBytes ?? 0) + sampling.activations;
   const scratchBytes = Math.max(memory?.scratchBytes ?? 0, sampling.scratch);
-  const needed = weightsBytes + kvCacheBytes + activationsBytes + scratchBytes + device.reserveBytes;
+  const windowBytes = memory?.windowBytes ?? 0;
+  const needed = weightsBytes + kvCacheBytes + activationsBytes + scratchBytes + windowBytes + device.reserveBytes;
   const ops = segments.filter((segment) => segment.device === device.name).flatMap((segment) => segment.ops);
   const work = workOf(facts, ops, kvCacheBytes);
   return {
@@ -251,10 +335,47 @@ function describeDevice(
     kvCacheBytes,
     activationsBytes,
     scratchBytes,
+    windowBytes,
     reserveBytes: device.reserveBytes,
     freeBytes: device.budgetBytes - needed,
     expectedMs: stageMs(work, costs.of(device.name), EXPECTED_USE).decode,
   };
+}
+
+/** The disk: what is streamed from it, and how long a step waits for it where nothing of it is in memory. */
+function describeDisk(disk: DeviceBudget, memory: ReadonlyMap<DeviceName, DeviceMemory>): PlanDevice {
+  let weightsBytes = 0;
+  for (const { portions } of memory.values()) for (const { bytes } of portions) weightsBytes += bytes;
+  return {
+    name: disk.name,
+    emulated: false,
+    budgetBytes: disk.budgetBytes,
+    weightsBytes,
+    kvCacheBytes: 0,
+    activationsBytes: 0,
+    scratchBytes: 0,
+    windowBytes: 0,
+    reserveBytes: 0,
+    freeBytes: disk.budgetBytes - weightsBytes,
+    expectedMs: (weightsBytes / DISK_BANDWIDTH) * 1e3,
+  };
+}
+
+/** A segment, taken apart where its weights lie elsewhere. */
+function planSegments(
+  facts: ProgramFacts,
+  { device, ops, modules }: Segment,
+  streamedOps: ReadonlySet<number>,
+): DevicePlan['segments'] {
+  if (streamedOps.size === 0) return [{ device, executeOn: device, modules: [...modules] }];
+  const parts: DevicePlan['segments'] = [];
+  for (const op of ops) {
+    const holder = streamedOps.has(facts.producer[op.outputs[0] as number] as number) ? 'disk' : device;
+    const last = parts.at(-1);
+    if (last?.device !== holder) parts.push({ device: holder, executeOn: device, modules: [op.module] });
+    else if (!last.modules.includes(op.module)) last.modules.push(op.module);
+  }
+  return parts;
 }
 
 function checkBudgets(devices: readonly PlanDevice[]): void {

@@ -33,6 +33,8 @@ export interface PlanDevice {
   kvCacheBytes: number;
   activationsBytes: number;
   scratchBytes: number;
+  /** Room for weights streamed from disk: those at work and read ahead. */
+  windowBytes: number;
   reserveBytes: number;
   freeBytes: number;
   expectedMs: number;

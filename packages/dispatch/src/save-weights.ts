@@ -73,8 +73,14 @@ function unpackRows(
   const perWindow = Math.max(BLOCK_ROWS, Math.floor(window / Math.max(columns, 1) / BLOCK_ROWS) * BLOCK_ROWS);
   for (let row = 0; row < rows; row += perWindow) {
     const count = Math.min(perWindow, rows - row);
-    const packed = tensorWords({ ...place, byteOffset: place.byteOffset + packedInt8Bytes(row, columns) }, { dims: [count, columns], dtype: 'int8', layout: 'packed_int8' });
-    const dense = tensorWords({ buffer: scratch, byteOffset: 0 }, { dims: [count, columns], dtype: 'int8', layout: 'strided' });
+    const packed = tensorWords(
+      { ...place, byteOffset: place.byteOffset + packedInt8Bytes(row, columns) },
+      { dims: [count, columns], dtype: 'int8', layout: 'packed_int8' },
+    );
+    const dense = tensorWords(
+      { buffer: scratch, byteOffset: 0 },
+      { dims: [count, columns], dtype: 'int8', layout: 'strided' },
+    );
     const bytes = new Uint8Array(count * columns);
     guardNative(setup.device, 'unpack_int8', () => {
       native().callOp(context.id, opSignature('unpack_int8').code, packed, dense, new Float64Array(0), 0);

@@ -179,7 +179,11 @@ export function instructionsFor(
 ): LoadInstruction[] {
   const own = [...weights].flatMap((id) => sources.get(id) ?? []);
   const key = (one: LoadInstruction): [string, number] =>
-    one.kind === 'memory' ? ['', one.byteOffset] : one.kind === 'stored' ? [one.file, one.offset] : [one.source.file, one.source.offset];
+    one.kind === 'memory'
+      ? ['', one.byteOffset]
+      : one.kind === 'stored'
+        ? [one.file, one.offset]
+        : [one.source.file, one.source.offset];
   return own.sort((a, b) => {
     const [[fileA, offsetA], [fileB, offsetB]] = [key(a), key(b)];
     return fileA < fileB ? -1 : fileA > fileB ? 1 : offsetA - offsetB;

@@ -9,8 +9,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <mutex>
+#include <thread>
 
 #include "functions.h"
 #include "memory.h"
@@ -75,7 +78,48 @@ int take_slot(Mapping *mapping) {
   MS_FAIL(MS_OUT_OF_MEMORY, "mapFile: expected at most %d mappings at once", kMostMappings);
 }
 
+// Ranges to bring into memory, in order, by one thread of the process. Never destroyed: it may still read while the process exits.
+class Reader {
+ public:
+  Reader() {
+    std::thread([this] { run(); }).detach();
+  }
+  void add(std::shared_ptr<Mapping> mapping, uint64_t offset, uint64_t bytes) {
+    {
+      const std::lock_guard lock(mutex_);
+      queue_.push_back({std::move(mapping), offset, bytes});
+    }
+    wake_.notify_one();
+  }
+
+ private:
+  struct Range {
+    std::shared_ptr<Mapping> mapping;
+    uint64_t offset, bytes;
+  };
+  [[noreturn]] void run() {
+    for (;;) {
+      Range next;
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [this] { return !queue_.empty(); });
+        next = std::move(queue_.front());
+        queue_.pop_front();
+      }
+      next.mapping->advise(next.offset, next.bytes, Mapping::Advice::populate);
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Range> queue_;
+};
+
 }  // namespace
+
+void read_ahead(std::shared_ptr<Mapping> mapping, uint64_t offset, uint64_t bytes) {
+  static Reader &reader = *new Reader;
+  reader.add(std::move(mapping), offset, bytes);
+}
 
 Mapping::Mapping(std::shared_ptr<File> file, uint64_t offset, uint64_t bytes) : file_(std::move(file)), offset_(offset), bytes_(bytes) {
   check_range(file_->path.c_str(), offset, bytes, file_->bytes);
@@ -110,8 +154,8 @@ void Mapping::advise(uint64_t offset, uint64_t bytes, Advice advice) const {
   if (advice == Advice::release) {
     madvise(data_ + first, length, MADV_DONTNEED);
     posix_fadvise(file_->descriptor(), static_cast<off_t>(offset_ + first), static_cast<off_t>(length), POSIX_FADV_DONTNEED);
-  } else if (advice == Advice::will_need || madvise(data_ + first, length, MADV_POPULATE_READ) != 0) {
-    madvise(data_ + first, length, MADV_WILLNEED);  // also where the kernel does not know the other
+  } else if (madvise(data_ + first, length, MADV_POPULATE_READ) != 0) {
+    madvise(data_ + first, length, MADV_WILLNEED);  // where the kernel does not know the other
   }
 }
 
@@ -151,7 +195,10 @@ napi_value advise(Call &call) {
   const int64_t advice = call.integer(3, "advice", 0, 2);
   check_range("buffer", offset, bytes, buffer->bytes);
   if (buffer->mapping == nullptr) MS_REFUSE("advise: expected a buffer of mapFile");
-  if (bytes > 0) buffer->mapping->advise(offset, bytes, static_cast<Mapping::Advice>(advice));
+  if (bytes == 0) return nullptr;
+  const auto what = static_cast<Mapping::Advice>(advice);
+  if (what == Mapping::Advice::will_need) read_ahead(buffer->mapping, offset, bytes);
+  else buffer->mapping->advise(offset, bytes, what);
   return nullptr;
 }
 

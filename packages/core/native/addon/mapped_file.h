@@ -19,7 +19,7 @@ class Mapping {
   Mapping &operator=(const Mapping &) = delete;
 
   enum class Advice { will_need = 0, release = 1, populate = 2 };
-  // will_need starts reading ahead and returns; release forgets the pages and their cache; populate waits until they are there.
+  // populate waits until the pages are there; release forgets them and what the kernel caches of them. will_need is read_ahead's.
   void advise(uint64_t offset, uint64_t bytes, Advice advice) const;
 
   std::byte *data() const { return data_; }
@@ -31,6 +31,9 @@ class Mapping {
   std::byte *data_ = nullptr;
   int slot_ = -1;
 };
+
+// Has the reader thread bring a range into memory, after the ranges asked for before; returns at once.
+void read_ahead(std::shared_ptr<Mapping> mapping, uint64_t offset, uint64_t bytes);
 
 // Throws, once, for a mapping in which a page could not be read since the last call. Cheap when there was none.
 void check_mappings();

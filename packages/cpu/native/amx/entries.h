@@ -16,5 +16,6 @@ void int8_matmul(const int8_matmul_call *call);
 
 }  // namespace amx_emulated
 
-// For tests: the AMX kernels with tiles in plain C++, over a table filled by kernels_avx512. Needs what that level needs, not AMX.
+// For tests: the AMX kernels with tiles in plain C++, over a table filled by kernels_avx512. Needs what that level needs,
+// not AMX.
 void kernels_amx_emulated(cpu_kernels *table);

@@ -1,10 +1,11 @@
-// int8_linear and int8_matmul over AMX tiles, or their plain twin (tiles.h): a packed block of the weight is a row of B tiles as it
-// lies; activations become A tiles, [row tile][K/64][16][64], rows padded to 16 with zeros.
-// Floor: 2 · M · N · K / peak of TDPBSSD; 4 tile loads per 4 products bound any such loop at about 0.81 of it.
+// int8_linear and int8_matmul over AMX tiles, or their plain twin (tiles.h): a packed block of the weight is a row of B
+// tiles as it lies; activations become A tiles, [row tile][K/64][16][64], rows padded to 16 with zeros. Floor: 2 · M · N ·
+// K / peak of TDPBSSD; 4 tile loads per 4 products bound any such loop at about 0.81 of it.
 //
-// Loops: blocks of 256 rows (A tiles in the second-level cache), in them pairs of packed blocks, in them depths of 512 (32 columns of
-// weights, 16 KiB, in the first-level cache), in them pairs of row tiles: 2 × 2 sums in tile registers, spilled between depths into
-// the thread's workspace. While one depth of weights is used the next is prefetched. For 16 rows and fewer the vector kernels win.
+// Loops: blocks of 256 rows (A tiles in the second-level cache), in them pairs of packed blocks, in them depths of 512 (32
+// columns of weights, 16 KiB, in the first-level cache), in them pairs of row tiles: 2 × 2 sums in tile registers, spilled
+// between depths into the thread's workspace. While one depth of weights is used the next is prefetched. For 16 rows and
+// fewer the vector kernels win.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -105,18 +106,17 @@ class tile_product {
         __builtin_prefetch(weights.next[1] + line * 64, 0, 2);
       }
     };
-    int64_t tile = 0;
-    for (; tile + 2 <= row_tiles; tile += 2) {
-      multiply_rows<2>(tiles, row_tile(first_tile + tile) + k * tile_bytes, weights, k == 0, sums + tile * block_rows * pair_columns, prefetch);
-    }
-    if (tile < row_tiles) {
-      multiply_rows<1>(tiles, row_tile(first_tile + tile) + k * tile_bytes, weights, k == 0, sums + tile * block_rows * pair_columns, prefetch);
+    for (int64_t tile = 0; tile < row_tiles; tile += 2, sums += 2 * block_rows * pair_columns) {
+      const int8_t *a = row_tile(first_tile + tile) + k * tile_bytes;
+      if (tile + 2 <= row_tiles) multiply_rows<2>(tiles, a, weights, k == 0, sums, prefetch);
+      else multiply_rows<1>(tiles, a, weights, k == 0, sums, prefetch);
     }
   }
 
   // One or two row tiles × 32 columns, one depth. Tiles 0 … 3: sums, 4 and 5: activations, 6 and 7: weights.
   template <int count, class Prefetch>
-  void multiply_rows(Tiles &tiles, const int8_t *a, const weight_depth &weights, bool start, int32_t *sums, const Prefetch &prefetch) const {
+  void multiply_rows(Tiles &tiles, const int8_t *a, const weight_depth &weights, bool start, int32_t *sums,
+                     const Prefetch &prefetch) const {
     int32_t *lower = sums + block_rows * pair_columns;
     if (start) {
       tiles.template zero<0>();

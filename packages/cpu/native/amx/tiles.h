@@ -1,6 +1,6 @@
-// The five operations of AMX-INT8 that the kernel in int8_tiles.h is written over: configure, zero, load, dot, store; and their plain
-// C++ twin, so that the same kernel is tested on processors without AMX. Tiles 0 … 7 all have 16 rows of 64 bytes.
-// (Intel SDM, volume 1 chapter 18 and volume 2: LDTILECFG, TILEZERO, TILELOADD, TDPBSSD, TILESTORED.)
+// The five operations of AMX-INT8 that the kernel in int8_tiles.h is written over: configure, zero, load, dot, store; and
+// their plain C++ twin, so that the same kernel is tested on processors without AMX. Tiles 0 … 7 all have 16 rows of 64
+// bytes. (Intel SDM, volume 1 chapter 18 and volume 2: LDTILECFG, TILEZERO, TILELOADD, TDPBSSD, TILESTORED.)
 #pragma once
 #include <stdint.h>
 #include <string.h>

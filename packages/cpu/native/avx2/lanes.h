@@ -1,5 +1,6 @@
-// Eight float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, linear_tiles.h) need of AVX2, FMA and F16C.
-// avx512/lanes.h has the same names with sixteen. Partial loads and stores touch no memory beyond their count.
+// Eight float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, linear_tiles.h) need of
+// AVX2, FMA and F16C. avx512/lanes.h has the same names with sixteen. Partial loads and stores touch no memory beyond their
+// count.
 #pragma once
 #include <immintrin.h>
 #include <stdint.h>
@@ -76,7 +77,9 @@ struct lanes {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, threshold, _CMP_NLT_UQ)));
   }
   // v where |v| is below the threshold, else 0.
-  static floats keep_below(floats v, floats threshold) { return _mm256_and_ps(v, _mm256_cmp_ps(abs(v), threshold, _CMP_LT_OQ)); }
+  static floats keep_below(floats v, floats threshold) {
+    return _mm256_and_ps(v, _mm256_cmp_ps(abs(v), threshold, _CMP_LT_OQ));
+  }
 
   // rint(v * scale), ties to even; 0 where the product is NaN.
   static ints round_scaled(floats v, floats scale) {
@@ -111,7 +114,8 @@ struct lanes {
   }
   // One column of a packed int8 block: the signed byte `byte` (0 … 3) of each dword, times 2^-7.
   static floats byte_lane(const int8_t *line, int byte) {
-    const ints moved = _mm256_sll_epi32(_mm256_loadu_si256(reinterpret_cast<const ints *>(line)), _mm_cvtsi32_si128(24 - 8 * byte));
+    const ints dwords = _mm256_loadu_si256(reinterpret_cast<const ints *>(line));
+    const ints moved = _mm256_sll_epi32(dwords, _mm_cvtsi32_si128(24 - 8 * byte));
     return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srai_epi32(moved, 24)), _mm256_set1_ps(0x1p-7f));
   }
 

@@ -1,5 +1,6 @@
-// Sixteen float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, linear_tiles.h) need of AVX512 F, BW, VL, DQ, VNNI.
-// avx2/lanes.h has the same names with eight. Partial loads and stores touch no memory beyond their count.
+// Sixteen float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, linear_tiles.h) need
+// of AVX512 F, BW, VL, DQ, VNNI. avx2/lanes.h has the same names with eight. Partial loads and stores touch no memory
+// beyond their count.
 #pragma once
 #include <immintrin.h>
 #include <stdint.h>
@@ -41,8 +42,9 @@ struct lanes {
   }
   template <int dtype>
   static floats load_as(const void *base, int64_t index) {
+    const uint16_t *halves = static_cast<const uint16_t *>(base) + index;
     if constexpr (dtype == MS_FLOAT32) return load(static_cast<const float *>(base) + index);
-    else return widen<dtype>(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(static_cast<const uint16_t *>(base) + index)));
+    else return widen<dtype>(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(halves)));
   }
   template <int dtype>
   static floats load_as_partial(const void *base, int64_t index, int64_t count) {

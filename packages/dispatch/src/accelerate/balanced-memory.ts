@@ -79,13 +79,13 @@ function slackBytes(root: GraphNode, sizes: ModuleSizes, { noSplitModuleClasses 
   return Math.trunc(SLACK * Math.max(block, meanBottomModule(root, sizes)));
 }
 
-/** Of the classes that stay whole, each by its first instance that holds anything. */
+/** Of the classes that stay whole, each by its first instance in the table of sizes. */
 function largestFirstInstance(root: GraphNode, sizes: ModuleSizes, noSplit: ReadonlySet<string>): number {
+  const classes = new Map([...walk(root)].map((node) => [node.path, node.className]));
   const first = new Map<string, number>();
-  for (const { path, className } of walk(root)) {
-    const bytes = sizes.get(path);
-    if (path !== '' && bytes !== undefined && noSplit.has(className) && !first.has(className))
-      first.set(className, bytes);
+  for (const [path, bytes] of sizes) {
+    const className = path === '' ? undefined : classes.get(path);
+    if (className !== undefined && noSplit.has(className) && !first.has(className)) first.set(className, bytes);
   }
   return Math.max(0, ...first.values());
 }

@@ -42,6 +42,7 @@ export class WorkList {
   }
   remove(parts: readonly Part[]): void {
     this.#parts = this.#parts.filter((part) => !parts.includes(part));
+    for (const part of parts) this.#forget(part);
   }
 
   bytesOf(part: Part): number {

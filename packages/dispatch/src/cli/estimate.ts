@@ -42,7 +42,7 @@ export function formatEstimate(estimate: ModelEstimate): string {
     name,
     formatBytes(memoryBytes),
     count === null ? 'no' : String(count),
-    freeBytes === null ? (problem ?? '') : `${formatBytes(freeBytes)} free`,
+    freeBytes === null ? `needs ${formatBytes(problem?.neededBytes ?? 0)}` : `${formatBytes(freeBytes)} free`,
   ]);
   return [
     `${model}: ${parameters.toLocaleString('en-US')} parameters`,

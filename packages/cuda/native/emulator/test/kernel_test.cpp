@@ -214,7 +214,7 @@ void test_wrong(const Wrong &wrong, int device, bool in_order) {
   const std::string kernel = wrong.kernel;
   CUdeviceptr out = gpu.upload(std::vector<int>(4096));
   CUdeviceptr first = kernel == "wrong_null" ? 0 : out;
-  long long second = kernel == "wrong_address" ? 1ll << 34 : kernel == "wrong_dynamic_shared" ? 64 : 0;
+  long long second = kernel == "wrong_address" ? 1ll << 20 : kernel == "wrong_dynamic_shared" ? 64 : 0;
   if (kernel == "wrong_misaligned_copy" || kernel == "wrong_copy_target") second = static_cast<long long>(out);
   OK(gpu.run(wrong.kernel, {1}, {wrong.threads}, 64, first, second));
   EXPECT_STATUS(wrong.status, gpu.synchronize());
