@@ -42,7 +42,9 @@ class Runner {
     this.#child = fork(RUNNER, [folder, JSON.stringify(options)]);
     this.#child.on('message', (message) => this.#settle(({ resolve }) => resolve(message)));
     this.#child.on('exit', (code) => {
-      this.#failure = new Error(`end-to-end: expected ${basename(folder)} to answer, its process ended with code ${code}`);
+      this.#failure = new Error(
+        `end-to-end: expected ${basename(folder)} to answer, its process ended with code ${code}`,
+      );
       this.#settle(({ reject }) => reject(this.#failure));
     });
   }
@@ -83,7 +85,13 @@ function checkpointBytes(path) {
 /** Everything about one model: a result per mode. */
 async function runModel(model, { modes, reps, loads, threads, patience, ceilings, log }) {
   const options = (mode) => ({ ...MODES[mode], threads, maxSeqLen: 1024, maxBatchSize: 8 });
-  const results = modes.map((mode) => ({ model: model.name, mode, checkpointBytes: checkpointBytes(model.path), loads: [], phases: {} }));
+  const results = modes.map((mode) => ({
+    model: model.name,
+    mode,
+    checkpointBytes: checkpointBytes(model.path),
+    loads: [],
+    phases: {},
+  }));
   const runners = new Map();
   try {
     for (let load = 0; load < loads; load++) {
@@ -121,7 +129,9 @@ async function measurePhase(phase, results, runners, { reps, patience, ceilings,
       await waitForQuiet(Math.max(0, Math.min(5000, deadline - performance.now())));
       const sample = await measureOnce(phase, result, runners.get(result), ceilings);
       result.phases[phase][sample.noise <= NOISE_LIMIT ? 'clean' : 'noisy'].push(sample);
-      log(`${result.model} ${result.mode} ${phase}: ${sample.rate.toFixed(1)} tokens/s, others used ${(100 * sample.noise).toFixed(1)} %`);
+      log(
+        `${result.model} ${result.mode} ${phase}: ${sample.rate.toFixed(1)} tokens/s, others used ${(100 * sample.noise).toFixed(1)} %`,
+      );
     }
   }
 }
@@ -144,7 +154,10 @@ async function measureOnce(phase, { facts, isa }, runner, ceilings) {
 }
 
 /** Results of all models, and the ceilings met on the way. `onLine` hears of progress. */
-export async function runEndToEnd(models, { folder, threads = 2, reps = 5, loads = 3, modes = Object.keys(MODES), patience = 60, log = () => {} }) {
+export async function runEndToEnd(
+  models,
+  { folder, threads = 2, reps = 5, loads = 3, modes = Object.keys(MODES), patience = 60, log = () => {} },
+) {
   const ceilings = new Ceilings(folder, threads);
   const results = [];
   try {
@@ -168,13 +181,16 @@ const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(2)} GB`;
 
 /** Throughput, loading and outliers as three tables. */
 export function endToEndTables({ results }, { reps = 5 } = {}) {
-  const throughput = results.map(({ model, mode, phases }) => {
+  const throughput = results.map(({ model, mode, phases, facts }) => {
     const cells = PHASES.map((phase) => {
       const { samples, mark } = counted(phases[phase], Math.min(reps, 3));
       const share = samples[0].share > 0 ? `, ${percent(median(samples.map((sample) => sample.share)))}` : '';
-      return `${withRange(samples.map(({ rate }) => rate), phase === 'decode1' ? 1 : 0)}${mark}${share}`;
+      return `${withRange(
+        samples.map(({ rate }) => rate),
+        phase === 'decode1' ? 1 : 0,
+      )}${mark}${share}`;
     });
-    return [`${model} ${mode}`, ...cells];
+    return [`${model} ${mode}`, ...cells, `${facts.headDtype}, ${facts.cacheDtype}`];
   });
   const loading = results.map(({ model, mode, loads, checkpointBytes, peakResidentBytes, facts: { planned } }) => {
     const loadMs = median(loads.map((load) => load.loadMs));
@@ -189,8 +205,14 @@ export function endToEndTables({ results }, { reps = 5 } = {}) {
     ];
   });
   return {
-    throughput: markdownTable(['model', 'prefill 512', 'decode, 1 sequence', 'decode, 8 sequences'], throughput),
-    loading: markdownTable(['model', 'load', 'GB/s', 'start to first token', 'peak then', 'peak after all', 'weights and cache'], loading),
+    throughput: markdownTable(
+      ['model', 'prefill 512', 'decode, 1 sequence', 'decode, 8 sequences', 'head, attention and cache'],
+      throughput,
+    ),
+    loading: markdownTable(
+      ['model', 'load', 'GB/s', 'start to first token', 'peak then', 'peak after all', 'weights and cache'],
+      loading,
+    ),
     outliers: outlierTable(results),
   };
 }
@@ -229,8 +251,18 @@ async function main() {
     process.exit(2);
   }
   const { folder, json, modes, ...numbers } = values;
-  const [reps, loads, threads, patience] = ['reps', 'loads', 'threads', 'patience'].map((name) => Number(numbers[name]));
-  const run = await runEndToEnd(positionals, { folder, reps, loads, threads, patience, modes: modes.split(','), log: (line) => console.error(line) });
+  const [reps, loads, threads, patience] = ['reps', 'loads', 'threads', 'patience'].map((name) =>
+    Number(numbers[name]),
+  );
+  const run = await runEndToEnd(positionals, {
+    folder,
+    reps,
+    loads,
+    threads,
+    patience,
+    modes: modes.split(','),
+    log: (line) => console.error(line),
+  });
   if (json) console.log(JSON.stringify(run, null, 2));
   else console.log(Object.values(endToEndTables(run, { reps })).join('\n\n'));
 }

@@ -19,7 +19,14 @@ const started = performance.now();
 const model = await loadModel(folder, { devices: ['cpu'], ...options });
 const loadMs = performance.now() - started;
 await generate(PHASES.decode1, 1);
-process.send({ type: 'ready', loadMs, startToFirstTokenMs: performance.now(), ...memory(), facts: facts(), isa: JSON.parse(native().describeBackend('cpu')).isa });
+process.send({
+  type: 'ready',
+  loadMs,
+  startToFirstTokenMs: performance.now(),
+  ...memory(),
+  facts: facts(),
+  isa: JSON.parse(native().describeBackend('cpu')).isa,
+});
 
 process.on('message', async ({ phase }) => {
   if (phase === 'close') {
@@ -36,7 +43,9 @@ process.on('message', async ({ phase }) => {
 
 /** Milliseconds to the first token of every sequence, and from there to the last. */
 async function generate({ sequences, prompt }, maxNewTokens) {
-  const prompts = Array.from({ length: sequences }, () => Array.from({ length: prompt }, () => Math.floor(random() * 30000) + 300));
+  const prompts = Array.from({ length: sequences }, () =>
+    Array.from({ length: prompt }, () => Math.floor(random() * 30000) + 300),
+  );
   const start = performance.now();
   let first = 0;
   let pieces = 0;
@@ -52,21 +61,28 @@ function memory() {
 
 /**
  * What a step must read and compute: bytes of all weights but embedding tables that are only gathered from, cache bytes a token, operations of the 8-bit
- * linears a token; and what the plan holds.
+ * linears a token; what the plan holds; and the dtypes that a row must name.
  */
 function facts() {
   const { tensors, ops } = model.recorded.program;
   const bytesOf = (tensor) => specBytes({ dims: tensor.dims, dtype: tensor.dtype, layout: tensor.layout });
-  const streamed = new Set(ops.filter(({ op }) => op !== 'embedding').flatMap(({ inputs }) => inputs.filter((id) => tensors[id]?.kind === 'weight')));
+  const streamed = new Set(
+    ops
+      .filter(({ op }) => op !== 'embedding')
+      .flatMap(({ inputs }) => inputs.filter((id) => tensors[id]?.kind === 'weight')),
+  );
   const sum = (values) => values.reduce((total, value) => total + value, 0);
   const caches = tensors.filter(({ kind }) => kind === 'cache');
   const int8Linears = ops.filter(({ op }) => op === 'int8_linear').map(({ inputs }) => tensors[inputs[4]]);
   const [{ weightsBytes, kvCacheBytes, activationsBytes, scratchBytes }] = model.plan.devices;
   return {
     streamedBytes: sum([...streamed].map((id) => bytesOf(tensors[id]))),
-    cacheBytesPerToken: sum(caches.map(({ dims: [, heads, , size], dtype }) => specBytes({ dims: [heads, size], dtype }))),
+    cacheBytesPerToken: sum(
+      caches.map(({ dims: [, heads, , size], dtype }) => specBytes({ dims: [heads, size], dtype })),
+    ),
     int8OperationsPerToken: sum(int8Linears.map(({ dims: [N, K] }) => 2 * N * K)),
-    int8Linears: int8Linears.length,
+    headDtype: tensors[ops.findLast(({ op }) => op === 'linear').inputs[1]].dtype,
+    cacheDtype: caches[0].dtype,
     planned: { weightsBytes, kvCacheBytes, activationsBytes, scratchBytes },
   };
 }

@@ -9,9 +9,18 @@ const TICK_SECONDS = 0.02;
 
 /** Seconds that all processors were busy, the hypervisor's share (steal) included, and what this process used. */
 function snapshot() {
-  const [user, nice, system, , , irq, softirq, steal] = readFileSync('/proc/stat', 'utf8').split('\n', 1)[0].trim().split(/\s+/).slice(1).map(Number);
+  const [user, nice, system, , , irq, softirq, steal] = readFileSync('/proc/stat', 'utf8')
+    .split('\n', 1)[0]
+    .trim()
+    .split(/\s+/)
+    .slice(1)
+    .map(Number);
   const own = process.cpuUsage();
-  return { busy: (user + nice + system + irq + softirq + steal) / 100, own: (own.user + own.system) / 1e6, at: performance.now() / 1e3 };
+  return {
+    busy: (user + nice + system + irq + softirq + steal) / 100,
+    own: (own.user + own.system) / 1e6,
+    at: performance.now() / 1e3,
+  };
 }
 
 /** Starts watching; the returned function gives the share of the machine (0 … 1) that others have used since. */

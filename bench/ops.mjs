@@ -2,9 +2,10 @@
  * Times every op of the CPU backend alone, through the addon, and holds each to its floor: the bytes it must read over the machine's plain read speed, or
  * its operations over the registers' peak, whichever takes longer, both measured beside it in the same run. Weights rotate through more than 512 MB.
  *
- *   node bench/ops.mjs [FILTER] [--threads 2] [--time 400] [--folder DIR] [--json]
+ *   node bench/ops.mjs [FILTER] [--threads 2] [--time 400] [--tries 3] [--folder DIR] [--json]
  *
- * FILTER: only rows whose name contains it. --time: milliseconds a row. --folder keeps the compiled probe.
+ * FILTER: only rows whose name contains it. --time: milliseconds a row. --tries: how often a row is taken that other processes disturb; one that stays
+ * disturbed is marked †. --folder keeps the compiled probe.
  */
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,31 +14,58 @@ import { parseArgs } from 'node:util';
 import { ensureBackend, native, OP_NAMES } from 'metashard';
 import { Bench } from 'tinybench';
 import { Ceilings } from './ceilings.mjs';
+import { NOISE_LIMIT, waitForQuiet, watchNoise } from './noise.mjs';
 import { OP_ROWS, Stage } from './op-rows.mjs';
+import { median } from './statistics.mjs';
 import { markdownTable } from './table.mjs';
 
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+/** Longest wait for other processes before each try. */
+const QUIET_MS = 5000;
 
-/** One row's milliseconds: tinybench's median over runs that take turns with the alternatives. */
-async function timeRow({ name, build }, time) {
+/** tinybench's median milliseconds over runs that take turns with the alternatives, beside the ceilings around them. */
+async function timeOnce(name, alternatives, { time, ceilings, isa }) {
+  const bench = new Bench({
+    time,
+    iterations: Math.max(3, Math.min(10, time / 10)),
+    warmupTime: time / 8,
+    warmupIterations: 1,
+    throws: true,
+  });
+  let turn = 0;
+  bench.add(name, () => {
+    const calls = alternatives[turn++ % alternatives.length];
+    for (const call of calls) call();
+  });
+  const before = await measureCeilings(ceilings, isa);
+  const noise = watchNoise();
+  const [task] = await bench.run();
+  const disturbed = noise();
+  const after = await measureCeilings(ceilings, isa);
+  return { ms: task.result.latency.p50, noise: disturbed, measured: [before, after] };
+}
+
+/** A row's least disturbed try. */
+async function timeRow({ name, build }, tries, settings) {
   const stage = new Stage();
   try {
     const alternatives = build(stage);
-    let turn = 0;
-    const bench = new Bench({ time, iterations: 8, warmupTime: time / 8, warmupIterations: 2, throws: true });
-    bench.add(name, () => {
-      const calls = alternatives[turn++ % alternatives.length];
-      for (const call of calls) call();
-    });
-    const [task] = await bench.run();
-    return task.result.latency.p50;
+    let best = null;
+    for (let i = 0; i < tries && (best === null || best.noise > NOISE_LIMIT); i++) {
+      if (tries > 1) await waitForQuiet(QUIET_MS);
+      const timed = await timeOnce(name, alternatives, settings);
+      if (best === null || timed.noise < best.noise) best = timed;
+    }
+    return best;
   } finally {
     stage.close();
   }
 }
 
-/** Results of all rows: { name, op, ms, gigabytes, tera, floorMs, outliers } (GB/s, 10¹² operations a second; floorMs null where there is none). */
-export async function runOps({ threads, time, folder, filter = '', onRow = () => {} }) {
+/**
+ * Results of all rows: { name, op, ms, noisy, gigabytes, tera, floorMs, outliers } (GB/s, 10¹² operations a second; floorMs null where there is none).
+ * `onRow` hears of each as it comes.
+ */
+export async function runOps({ threads, time, folder, tries = 1, filter = '', onRow = () => {} }) {
   ensureBackend('cpu');
   native().configureBackend('cpu', 'threads', String(threads));
   const { isa } = JSON.parse(native().describeBackend('cpu'));
@@ -45,10 +73,7 @@ export async function runOps({ threads, time, folder, filter = '', onRow = () =>
   const results = [];
   try {
     for (const row of OP_ROWS.filter(({ name }) => name.includes(filter))) {
-      const before = await measureCeilings(ceilings, isa);
-      const ms = await timeRow(row, time);
-      const after = await measureCeilings(ceilings, isa);
-      const result = judge(row, ms, [before, after]);
+      const result = judge(row, await timeRow(row, tries, { time, ceilings, isa }));
       results.push(result);
       onRow(result);
     }
@@ -63,7 +88,7 @@ async function measureCeilings(ceilings, isa) {
 }
 
 /** The row beside its floor; the better of the two measurements around it counts, so that a disturbed one flatters nothing. */
-function judge({ name, op, operations = 0, unit, bytes, floor = true, outliers }, ms, measured) {
+function judge({ name, op, operations = 0, unit, bytes, floor = true, outliers }, { ms, noise, measured }) {
   const best = (what) => Math.max(...measured.map((one) => one[what]));
   const readMs = bytes / best('read') / 1e6;
   const computeMs = unit === undefined ? 0 : operations / best(unit) / 1e9;
@@ -71,6 +96,7 @@ function judge({ name, op, operations = 0, unit, bytes, floor = true, outliers }
     name,
     op,
     ms,
+    noisy: noise > NOISE_LIMIT,
     gigabytes: bytes / ms / 1e6,
     tera: operations / ms / 1e9,
     floorMs: floor ? Math.max(readMs, computeMs) : null,
@@ -87,14 +113,19 @@ function summarize(results) {
 
 /** Rows as the documentation shows them. */
 export function opsTable({ results }) {
-  const rows = results.map(({ name, ms, gigabytes, tera, floorMs, bound, outliers }) => [
+  const rows = results.map(({ name, ms, noisy, gigabytes, tera, floorMs, bound, outliers }) => [
     outliers === undefined ? name : `${name} (${outliers} outlier columns)`,
-    formatMicroseconds(ms),
+    formatMicroseconds(ms) + (noisy ? '†' : ''),
     gigabytes.toFixed(1),
     tera === 0 ? '–' : (tera * 1e3).toFixed(0),
     floorMs === null ? '–' : `${(ms / floorMs).toFixed(2)} × ${bound}`,
   ]);
   return markdownTable(['op', 'median µs', 'GB/s', 'GOPS', 'time ÷ floor'], rows);
+}
+
+/** A row as progress is told. */
+export function rowLine({ name, ms, noisy, floorMs }) {
+  return `${name}: ${formatMicroseconds(ms)} µs${noisy ? '†' : ''}${floorMs === null ? '' : `, ${(ms / floorMs).toFixed(2)} × its floor`}`;
 }
 
 const formatMicroseconds = (ms) => (ms * 1e3).toFixed(ms < 0.1 ? 2 : 0);
@@ -105,6 +136,7 @@ async function main() {
     options: {
       threads: { type: 'string', default: '2' },
       time: { type: 'string', default: '400' },
+      tries: { type: 'string', default: '3' },
       folder: { type: 'string', default: join(tmpdir(), 'metashard-bench') },
       json: { type: 'boolean', default: false },
     },

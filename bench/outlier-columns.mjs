@@ -32,7 +32,11 @@ const PREFILL = 512;
 export async function countOutlierColumns(folder, { blocks = 4, threshold = 6 } = {}) {
   const { model, config } = await loadFirstBlocks(folder, blocks, threshold);
   const random = uniformGenerator(7);
-  const ids = (count) => tensor(Int32Array.from({ length: count }, () => Math.floor(random() * config.vocabSize)), { dtype: 'int32' });
+  const ids = (count) =>
+    tensor(
+      Int32Array.from({ length: count }, () => Math.floor(random() * config.vocabSize)),
+      { dtype: 'int32' },
+    );
   const kinds = new Map();
   const observe = (run, look) => {
     const undo = watchLinears(model, (path, x) => {
@@ -54,7 +58,14 @@ export async function countOutlierColumns(folder, { blocks = 4, threshold = 6 } 
   );
   observe(
     () => forward(model, ids(PREFILL), [PREFILL]),
-    (entry, x) => entry.prefill512.push(columnsBeyond(x, threshold, Array.from({ length: PREFILL }, (_, row) => row))),
+    (entry, x) =>
+      entry.prefill512.push(
+        columnsBeyond(
+          x,
+          threshold,
+          Array.from({ length: PREFILL }, (_, row) => row),
+        ),
+      ),
   );
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
   return [...kinds.values()].map(({ kind, width, ...counts }) => ({
@@ -112,7 +123,11 @@ function columnsBeyond(x, threshold, rows) {
 
 /** The counts as a table. */
 export function outlierTable(counts) {
-  const rows = counts.map(({ kind, width, decode1, decode8, prefill512 }) => [kind, width, ...[decode1, decode8, prefill512].map((count) => count.toFixed(1))]);
+  const rows = counts.map(({ kind, width, decode1, decode8, prefill512 }) => [
+    kind,
+    width,
+    ...[decode1, decode8, prefill512].map((count) => count.toFixed(1)),
+  ]);
   return markdownTable(['linear', 'inputs', '1 row', '8 rows', '512 rows'], rows);
 }
 
@@ -125,7 +140,10 @@ async function main() {
     console.error('usage: node bench/outlier-columns.mjs MODEL [--blocks 4] [--threshold 6]');
     process.exit(2);
   }
-  const counts = await countOutlierColumns(positionals[0], { blocks: Number(values.blocks), threshold: Number(values.threshold) });
+  const counts = await countOutlierColumns(positionals[0], {
+    blocks: Number(values.blocks),
+    threshold: Number(values.threshold),
+  });
   console.log(outlierTable(counts));
 }
 

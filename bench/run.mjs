@@ -14,7 +14,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { endToEndTables, runEndToEnd } from './end-to-end.mjs';
-import { opsTable, runOps } from './ops.mjs';
+import { opsTable, rowLine, runOps } from './ops.mjs';
 
 const DOCUMENT = fileURLToPath(new URL('../docs/benchmarks.md', import.meta.url));
 const BEGIN = '<!-- measured: written by bench/run.mjs -->';
@@ -40,16 +40,21 @@ function parseOptions() {
     patience: Number(values.patience ?? (quick ? 0 : 60)),
     reps: quick ? 3 : 5,
     loads: quick ? 1 : 3,
-    time: quick ? 60 : 500,
+    time: quick ? 30 : 500,
+    tries: quick ? 1 : 3,
     write: !quick && !values['no-write'],
   };
 }
 
 /** The commit that was measured, marked where the working tree differs. */
 function commit() {
-  const git = (...args) => execFileSync('git', args, { cwd: fileURLToPath(new URL('..', import.meta.url)), encoding: 'utf8' }).trim();
+  const git = (...args) =>
+    execFileSync('git', args, { cwd: fileURLToPath(new URL('..', import.meta.url)), encoding: 'utf8' }).trim();
   try {
-    return git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain', '--untracked-files=no') === '' ? '' : ' with changes');
+    return (
+      git('rev-parse', '--short', 'HEAD') +
+      (git('status', '--porcelain', '--untracked-files=no') === '' ? '' : ' with changes')
+    );
   } catch {
     return 'unknown';
   }
@@ -91,7 +96,7 @@ function writeDocument(text) {
 const options = parseOptions();
 const log = (line) => console.error(line);
 const models = await runEndToEnd(options.models, { ...options, log });
-const ops = await runOps({ ...options, onRow: ({ name, ms }) => log(`${name}: ${(ms * 1e3).toFixed(1)} µs`) });
+const ops = await runOps({ ...options, onRow: (row) => log(rowLine(row)) });
 const text = section(ops, models, options);
 console.log(text);
 if (options.write) writeDocument(text);

@@ -1,5 +1,7 @@
 /** BLOOM-176B from its config alone, by the command line, on a machine without GPUs: plans as checked in, what-if tables, the estimate. */
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
 import { estimateModel, type ModelEstimate, type WhatIfRow, whatIf } from 'metashard';
 import { describe, expect, it } from 'vitest';
@@ -23,7 +25,7 @@ describe('examples/bloom-176b', () => {
   });
 
   it('draws 8x40GB as checked in', async () => {
-    const file = new URL('./dist/8x40GB.svg', import.meta.url).pathname;
+    const file = join(mkdtempSync(join(tmpdir(), 'metashard-svg-')), '8x40GB.svg');
     expect(await run('plan', `${EXAMPLE}/8x40GB.yaml`, '--svg', file)).toEqual({
       code: 0,
       out: '',

@@ -12,7 +12,9 @@ import { checkOpCase, type OpDevice, runOpCase } from './run-op-case.js';
 
 export interface OpsReport {
   device: string;
+  /** "9.0". */
   computeCapability: string;
+  emulated: boolean;
   /** Cases run, and milliseconds of those on the device, by op. */
   ops: Record<string, { cases: number; milliseconds: number }>;
   /** One line for each tensor that is off; empty where all is well. */
@@ -87,7 +89,8 @@ export function checkOps(options: OpsOptions = {}): OpsReport {
   const cpu = { addon, context: addon.openContext('cpu', 0, 0) };
   const report: OpsReport = {
     device: info.name,
-    computeCapability: info.computeCapability ?? '',
+    computeCapability: `${info.computeMajor}.${info.computeMinor}`,
+    emulated: info.emulated,
     ops: {},
     problems: [],
     digest: '',

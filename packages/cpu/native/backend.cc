@@ -1,5 +1,6 @@
-// The ms_backend_v1 table of the CPU: settings, device information, memory, copies, and the dispatch of ops. Streams and events are
-// trivial, because everything has run when a call returns. CPU devices are virtual: any cpu:N exists, all share memory and threads.
+// The ms_backend_v1 table of the CPU: settings, device information, memory, copies, and the dispatch of ops. Streams and events
+// are trivial, because everything has run when a call returns. CPU devices are virtual: any cpu:N exists, all share memory and
+// threads.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,8 +55,8 @@ int guarded(ms_error *error, const Body &body) {
 int32_t parse_threads(const char *where, const char *value) {
   char *end = nullptr;
   const long threads = strtol(value, &end, 10);
-  EXPECT(end != value && *end == '\0' && threads >= 1 && threads <= most_threads, "%s: expected a number of threads from 1 to %d, got \"%s\"",
-         where, most_threads, value);
+  EXPECT(end != value && *end == '\0' && threads >= 1 && threads <= most_threads,
+         "%s: expected a number of threads from 1 to %d, got \"%s\"", where, most_threads, value);
   return int32_t(threads);
 }
 
@@ -114,7 +115,8 @@ int describe(char *json, size_t bytes, ms_error *error) {
     }
     const int length = snprintf(json, bytes, "{\"isa\": \"%s\", \"isas\": [%s], \"threads\": %d, \"missing\": {%s}}",
                                 active_isa().name, supported.c_str(), pool_threads(), missing.c_str());
-    EXPECT(length >= 0 && size_t(length) < bytes, "cpu: expected room for a description of %d bytes, got %zu", length + 1, bytes);
+    EXPECT(length >= 0 && size_t(length) < bytes, "cpu: expected room for a description of %d bytes, got %zu", length + 1,
+           bytes);
   });
 }
 
@@ -185,7 +187,8 @@ int event_query(ms_context *, ms_event *, int32_t *done, ms_error *) {
 int event_synchronize(ms_context *, ms_event *, ms_error *) { return MS_OK; }
 int stream_wait_event(ms_context *, ms_stream *, ms_event *, ms_error *) { return MS_OK; }
 
-// A large copy goes by pieces over the pool: one thread alone does not fill the memory's bandwidth, least of all on fresh pages.
+// A large copy goes by pieces over the pool: one thread alone does not fill the memory's bandwidth, least of all on fresh
+// pages.
 void copy_bytes(void *destination, const void *source, size_t bytes) {
   const uintptr_t to = reinterpret_cast<uintptr_t>(destination), from = reinterpret_cast<uintptr_t>(source);
   const bool overlap = to < from + bytes && from < to + bytes;
@@ -195,7 +198,8 @@ void copy_bytes(void *destination, const void *source, size_t bytes) {
   }
   parallel(int64_t((bytes + copy_piece - 1) / copy_piece), [&](int64_t piece) {
     const size_t start = size_t(piece) * copy_piece, left = bytes - start;
-    memcpy(static_cast<char *>(destination) + start, static_cast<const char *>(source) + start, left < copy_piece ? left : copy_piece);
+    memcpy(static_cast<char *>(destination) + start, static_cast<const char *>(source) + start,
+           left < copy_piece ? left : copy_piece);
   });
 }
 
@@ -207,7 +211,8 @@ int copy_to_host(ms_context *, ms_stream *, void *host, const void *device, size
   return guarded(error, [&] { copy_bytes(host, device, bytes); });
 }
 
-int copy_between_devices(ms_context *, void *destination, ms_context *, const void *source, size_t bytes, ms_stream *, ms_error *error) {
+int copy_between_devices(ms_context *, void *destination, ms_context *, const void *source, size_t bytes, ms_stream *,
+                         ms_error *error) {
   return guarded(error, [&] { copy_bytes(destination, source, bytes); });
 }
 
@@ -243,9 +248,11 @@ int32_t op_supported(ms_context *, int32_t op) { return find_op(op) != nullptr; 
 const op_entry &checked_op(const ms_op_call &call) {
   const op_entry *op = find_op(call.op);
   if (op == nullptr) fail(MS_UNSUPPORTED, __FILE__, __LINE__, "cpu: expected an op of this backend, got code %d", call.op);
-  EXPECT(call.n_inputs >= 0 && call.n_inputs <= op->inputs, "%s: expected at most %d inputs, got %d", op->name, op->inputs, call.n_inputs);
+  EXPECT(call.n_inputs >= 0 && call.n_inputs <= op->inputs, "%s: expected at most %d inputs, got %d", op->name, op->inputs,
+         call.n_inputs);
   EXPECT(call.n_outputs == op->outputs, "%s: expected %d outputs, got %d", op->name, op->outputs, call.n_outputs);
-  EXPECT(call.n_attributes == op->attributes, "%s: expected %d attributes, got %d", op->name, op->attributes, call.n_attributes);
+  EXPECT(call.n_attributes == op->attributes, "%s: expected %d attributes, got %d", op->name, op->attributes,
+         call.n_attributes);
   return *op;
 }
 
@@ -260,8 +267,9 @@ void check_scratch(const op_entry &op, const ms_op_call &call, size_t needed) {
   if (needed == 0) return;
   EXPECT(call.scratch != nullptr && call.scratch_bytes >= needed, "%s: expected %zu bytes of scratch, got %zu", op.name, needed,
          call.scratch == nullptr ? size_t(0) : call.scratch_bytes);
-  EXPECT(reinterpret_cast<uintptr_t>(call.scratch) % alignment == 0, "%s: expected scratch aligned to 64 bytes, got an address %d beyond",
-         op.name, int(reinterpret_cast<uintptr_t>(call.scratch) % alignment));
+  EXPECT(reinterpret_cast<uintptr_t>(call.scratch) % alignment == 0,
+         "%s: expected scratch aligned to 64 bytes, got an address %d beyond", op.name,
+         int(reinterpret_cast<uintptr_t>(call.scratch) % alignment));
 }
 
 int op_run(ms_context *, ms_stream *, const ms_op_call *call, ms_error *error) {

@@ -73,8 +73,12 @@ operand op_arguments::read(const ms_tensor &tensor, const char *name, uint32_t d
     result.stride[i] = tensor.stride[i];
   }
   result.packed = tensor.layout == MS_PACKED_INT8;
-  EXPECT(result.packed ? packed : strided && tensor.layout == MS_STRIDED, "%s: expected %s in the %s layout, got layout %d", op_,
-         name, strided && packed ? "strided or packed" : strided ? "strided" : "packed", tensor.layout);
+  EXPECT(result.packed ? packed : strided && tensor.layout == MS_STRIDED, "%s: expected %s in the %s layout, got layout %d",
+         op_, name,
+         strided && packed ? "strided or packed"
+         : strided         ? "strided"
+                           : "packed",
+         tensor.layout);
   result.data = static_cast<char *>(tensor.data);
   result.dtype = tensor.dtype;
   result.rank = tensor.rank;
@@ -94,7 +98,8 @@ operand op_arguments::input(int index, const char *name, uint32_t dtypes) const 
 
 operand op_arguments::input(int index, const char *name, int rank, uint32_t dtypes) const {
   const operand tensor = input(index, name, dtypes);
-  EXPECT(tensor.rank == rank, "%s: expected %s of rank %d, got %s", op_, name, rank, dims_text(tensor.shape, tensor.rank).c_str());
+  EXPECT(tensor.rank == rank, "%s: expected %s of rank %d, got %s", op_, name, rank,
+         dims_text(tensor.shape, tensor.rank).c_str());
   return tensor;
 }
 
@@ -118,10 +123,11 @@ operand op_arguments::output(int index, const char *name, uint32_t dtypes) const
 
 operand op_arguments::output(int index, const char *name, int rank, uint32_t dtypes) const {
   const operand tensor = output(index, name, dtypes);
-  EXPECT(tensor.rank == rank, "%s: expected %s of rank %d, got %s", op_, name, rank, dims_text(tensor.shape, tensor.rank).c_str());
+  EXPECT(tensor.rank == rank, "%s: expected %s of rank %d, got %s", op_, name, rank,
+         dims_text(tensor.shape, tensor.rank).c_str());
   unit_stride(tensor, name);
-  EXPECT(rank != 2 || tensor.stride[0] >= tensor.shape[1], "%s: expected rows of %s that do not overlap, got stride %lld", op_, name,
-         static_cast<long long>(tensor.stride[0]));
+  EXPECT(rank != 2 || tensor.stride[0] >= tensor.shape[1], "%s: expected rows of %s that do not overlap, got stride %lld", op_,
+         name, static_cast<long long>(tensor.stride[0]));
   return tensor;
 }
 
@@ -151,6 +157,6 @@ void op_arguments::same_shape(const operand &tensor, const char *name, const ope
 
 void op_arguments::unit_stride(const operand &tensor, const char *name) const {
   const int last = tensor.rank - 1;
-  EXPECT(last < 0 || tensor.stride[last] == 1, "%s: expected the last dimension of %s with stride 1, got stride %lld", op_, name,
-         static_cast<long long>(tensor.stride[last]));
+  EXPECT(last < 0 || tensor.stride[last] == 1, "%s: expected the last dimension of %s with stride 1, got stride %lld", op_,
+         name, static_cast<long long>(tensor.stride[last]));
 }

@@ -11,11 +11,12 @@ struct op_failure {
   ms_error error;
 };
 
-[[noreturn]] void fail(ms_status status, const char *file, int line, const char *format, ...) __attribute__((format(printf, 4, 5)));
+[[noreturn]] void fail(ms_status status, const char *file, int line, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 
-#define EXPECT(condition, ...)                                               \
-  do {                                                                       \
-    if (!(condition)) fail(MS_INVALID, __FILE__, __LINE__, __VA_ARGS__);     \
+#define EXPECT(condition, ...)                                           \
+  do {                                                                   \
+    if (!(condition)) fail(MS_INVALID, __FILE__, __LINE__, __VA_ARGS__); \
   } while (0)
 
 // Sets of dtypes, one bit each.

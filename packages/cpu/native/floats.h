@@ -34,12 +34,14 @@ inline uint16_t float_to_bfloat16(float value) {
 inline float float16_to_float(uint16_t half) {
   const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
-  if (magnitude >= 0x7c00u) return float_of(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13 | (magnitude > 0x7c00u ? 0x400000u : 0u));
+  if (magnitude >= 0x7c00u)
+    return float_of(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13 | (magnitude > 0x7c00u ? 0x400000u : 0u));
   if (magnitude >= 0x400u) return float_of(sign | ((magnitude << 13) + 0x38000000u));
   return float_of(sign | bits_of(float_of(0x38800000u | magnitude << 13) - float_of(0x38800000u)));
 }
 
-// Magnitudes from 65520 up become infinity, NaN stays NaN (quiet). Denormals: adding 0.5 leaves units of 2^-24 in the low bits, rounded.
+// Magnitudes from 65520 up become infinity, NaN stays NaN (quiet). Denormals: adding 0.5 leaves units of 2^-24 in the low bits,
+// rounded.
 inline uint16_t float_to_float16(float value) {
   const uint32_t bits = bits_of(value);
   const uint16_t sign = (uint16_t)((bits >> 16) & 0x8000u);

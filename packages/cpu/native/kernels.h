@@ -1,11 +1,13 @@
-// The seam between the ops (ops/*.cc, which check a call) and the matrix kernels (portable here, hand-tuned in avx2, avx512, amx).
-// One table of functions per instruction set level; a level fills in what it has over the level below. What each computes is
-// specified in packages/core/src/ops.ts; this header adds how operands arrive. Vector ops (norms, attention, …) are in vector_ops.h.
+// The seam between the ops (ops/*.cc, which check a call) and the matrix kernels (portable here, hand-tuned in avx2, avx512,
+// amx). One table of functions per instruction set level; a level fills in what it has over the level below. What each computes
+// is specified in packages/core/src/ops.ts; this header adds how operands arrive. Vector ops (norms, attention, …) are in
+// vector_ops.h.
 //
-// What a kernel may rely on (ops check it): rows, K and N are at least 1, so are strides where the dimension is over 1; the last
-// dimension has stride 1; row strides (in elements) may be larger than the row or, for inputs, smaller (0 repeats a row); pointers are
-// aligned to their element only, packed matrices and scratch to 64 bytes; outputs overlap nothing. All index arithmetic is 64-bit.
-// A kernel splits its work with parallel_for itself, and its result does not depend on the number of threads.
+// What a kernel may rely on (ops check it): rows, K and N are at least 1, so are strides where the dimension is over 1; the
+// last dimension has stride 1; row strides (in elements) may be larger than the row or, for inputs, smaller (0 repeats a row);
+// pointers are aligned to their element only, packed matrices and scratch to 64 bytes; outputs overlap nothing. All index
+// arithmetic is 64-bit. A kernel splits its work with parallel_for itself, and its result does not depend on the number of
+// threads.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -26,10 +28,10 @@ struct linear_call {
   int32_t bias_dtype;
 };
 
-// threshold is the attribute rounded up to float32, so that |x| < threshold in float32 says what it says in float64. 0: no outliers.
-// scale = 127 / SCA[t], one IEEE float32 division; CA = rint(x * scale), one float32 product, ties to even; 0 where that is NaN or
-// SCA is 0. Where scale is infinite (0 < SCA < 3.74e-37) CA = rint(x * 127 / SCA) in float64 (int8_of_tiny in floats.h).
-// With threshold 0 SCA is the row's absmax, NaN if it holds a NaN.
+// threshold is the attribute rounded up to float32, so that |x| < threshold in float32 says what it says in float64. 0: no
+// outliers. scale = 127 / SCA[t], one IEEE float32 division; CA = rint(x * scale), one float32 product, ties to even; 0 where
+// that is NaN or SCA is 0. Where scale is infinite (0 < SCA < 3.74e-37) CA = rint(x * 127 / SCA) in float64 (int8_of_tiny in
+// floats.h). With threshold 0 SCA is the row's absmax, NaN if it holds a NaN.
 struct int8_quantize_call {
   int64_t rows, K;
   const float *x;  // [rows, K]
@@ -81,8 +83,9 @@ struct int8_matmul_call {
 };
 
 // SCB[n] = max over k of |w[n, k]| (NaN if there is one), CB = rint(w * scale) in float32 with scale = 127 / SCB, one division.
-// float16_first: w is rounded to float16 before, and scale = fl(fl(1 / SCB) * 127). 0 where SCB is 0 or the product is NaN; where
-// scale is infinite CB = rint(w * 127 / SCB) in float64, as int8_quantize. A packed CB gets zeros in absent rows and columns and row sums.
+// float16_first: w is rounded to float16 before, and scale = fl(fl(1 / SCB) * 127). 0 where SCB is 0 or the product is NaN;
+// where scale is infinite CB = rint(w * 127 / SCB) in float64, as int8_quantize. A packed CB gets zeros in absent rows and
+// columns and row sums.
 struct quantize_weight_call {
   int64_t N, K;
   const void *weight;  // [N, K] of weight_dtype

@@ -1,6 +1,7 @@
 // The work-conserving thread pool: callers publish a job (a range of task numbers and an atomic counter) in a slot, work on it
-// themselves, and idle pool threads join any open job. Helpers spin briefly, then sleep on a futex. Nothing here is ever torn down:
-// the threads are detached and the state is never destroyed, so that a process exits with threads asleep instead of hanging.
+// themselves, and idle pool threads join any open job. Helpers spin briefly, then sleep on a futex. Nothing here is ever torn
+// down: the threads are detached and the state is never destroyed, so that a process exits with threads asleep instead of
+// hanging.
 #include "pool.h"
 
 #include <linux/futex.h>
@@ -18,7 +19,7 @@
 namespace {
 
 constexpr int32_t max_threads = 256;
-constexpr int32_t slot_count = 64;        // calls that may be open at once; one more runs on its caller alone
+constexpr int32_t slot_count = 64;  // calls that may be open at once; one more runs on its caller alone
 constexpr int64_t spin_nanoseconds = 50'000;
 
 struct job {
@@ -32,8 +33,8 @@ struct job {
   }
 };
 
-// `visitors` guards `open`: a helper counts itself in before it reads the pointer, and the caller, whose stack the job lives on,
-// gives the slot up only after it has taken the pointer back and the count is 0.
+// `visitors` guards `open`: a helper counts itself in before it reads the pointer, and the caller, whose stack the job lives
+// on, gives the slot up only after it has taken the pointer back and the count is 0.
 struct alignas(64) slot {
   std::atomic<int32_t> taken{0};
   std::atomic<job *> open{nullptr};

@@ -6,10 +6,10 @@
 
 #define THREAD_WORKSPACE_BYTES (256 * 1024)
 
-// Runs task(context, 0) … task(context, tasks - 1), each once, in any order and on any threads, the caller's among them; returns
-// when all are done. Tasks must be cut by shape alone, never by the number of threads, so that no result depends on it. Several
-// threads may call at once: idle pool threads help any open call. One task, or one thread: runs on the caller, no thread is woken.
-// A task that calls parallel_for runs its inner tasks itself, in order.
+// Runs task(context, 0) … task(context, tasks - 1), each once, in any order and on any threads, the caller's among them;
+// returns when all are done. Tasks must be cut by shape alone, never by the number of threads, so that no result depends on it.
+// Several threads may call at once: idle pool threads help any open call. One task, or one thread: runs on the caller, no
+// thread is woken. A task that calls parallel_for runs its inner tasks itself, in order.
 void parallel_for(int64_t tasks, void (*task)(void *context, int64_t index), void *context);
 
 // THREAD_WORKSPACE_BYTES of the calling thread, 64-byte aligned, contents undefined, valid until the running task ends.

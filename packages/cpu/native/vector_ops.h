@@ -1,5 +1,6 @@
-// The seam between the ops and their inner loops over rows of floats: one table per instruction set, all three built from the one
-// source isa/vector_ops.inc with different flags. They differ from each other by float32 rounding only. Matrix kernels: kernels.h.
+// The seam between the ops and their inner loops over rows of floats: one table per instruction set, all three built from the
+// one source isa/vector_ops.inc with different flags. They differ from each other by float32 rounding only. Matrix kernels:
+// kernels.h.
 #pragma once
 #include <stdint.h>
 
@@ -28,8 +29,8 @@ struct attention_tile {
   int64_t window;  // 0: none
   int32_t kv_dtype;
   int32_t causal;
-  // NULL, or where to leave the unfinished sums instead of `out`: [tokens * heads][D + 2], the weighted values and, behind them,
-  // the largest score and the sum of weights.
+  // NULL, or where to leave the unfinished sums instead of `out`: [tokens * heads][D + 2], the weighted values and, behind
+  // them, the largest score and the sum of weights.
   float *partial;
 };
 

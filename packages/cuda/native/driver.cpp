@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char *driver_variable = "METASHARD_CUDA_DRIVER";
 constexpr const char *emulated_variable = "METASHARD_CUDA_EMULATED";
-constexpr const char *emulator_library = "libmetashard_cuda_emulator.so";
+constexpr const char *emulator_library = "emulator/libmetashard_cuda_emulator.so";
 
 enum class Choice { system, named, emulated };
 
@@ -20,7 +20,7 @@ struct Source {
   Choice choice;
 };
 
-// The emulator lies beside this plugin.
+// The emulator lies in a folder beside this plugin.
 std::string emulator_path() {
   Dl_info plugin = {};
   dladdr(reinterpret_cast<const void *>(&emulator_path), &plugin);

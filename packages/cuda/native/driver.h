@@ -1,4 +1,4 @@
-// The CUDA driver, opened at run time: the emulated one beside this plugin where METASHARD_CUDA_EMULATED asks for devices, else
+// The CUDA driver, opened at run time: the emulated one of this package where METASHARD_CUDA_EMULATED asks for devices, else
 // METASHARD_CUDA_DRIVER (a path or library name), else libcuda.so.1. Nothing links it.
 #pragma once
 #include <string>

@@ -17,6 +17,8 @@ export interface DeviceCosts {
 export interface CostModel {
   source: 'measured' | 'datasheet';
   of(device: DeviceName): DeviceCosts;
+  /** Bytes per second that streaming reads pages at which are not in memory. */
+  diskBandwidth: number;
 }
 
 /** Two cores of a server processor; a data-centre GPU. */
@@ -27,11 +29,9 @@ const DATASHEET: Record<'cpu' | 'cuda', DeviceCosts> = {
 
 export const DATASHEET_COSTS: CostModel = {
   source: 'datasheet',
+  diskBandwidth: 2e9, // a good solid-state disk
   of: (device) => DATASHEET[parseDevice(device).type === 'cuda' ? 'cuda' : 'cpu'],
 };
-
-/** Bytes per second of a good solid-state disk. */
-export const DISK_BANDWIDTH = 2e9;
 
 /** What a request is expected to look like: its prefill and decode are weighed by these. */
 export interface ExpectedUse {

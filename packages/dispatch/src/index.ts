@@ -1,5 +1,6 @@
 /** Public names of @metashard/dispatch. */
 export * from './block-allocator.js';
+export { type Calibration, calibrate, costsOf, readCalibration } from './calibrate.js';
 export { runCli } from './cli/index.js';
 export * from './config/load-config.js';
 export * from './device-map.js';

@@ -11,6 +11,7 @@ import {
   parseDevice,
 } from '@metashard/core';
 import { findTiedParameters, type ParsedConfig } from '@metashard/meta';
+import { costsOf, readCalibration } from './calibrate.js';
 import { resolveDevices } from './devices.js';
 import { Executors, type MappedStore } from './executors.js';
 import { findStore, type StoreRequest, storedSources, writeStore } from './find-store.js';
@@ -18,6 +19,7 @@ import { readGenerationConfig } from './generation-config.js';
 import { LoadedModel } from './loaded-model.js';
 import { type ModelSource, openModelSource } from './model-source.js';
 import type { LoadModelOptions, LoadProgress } from './options.js';
+import { storeFolder } from './packed-store.js';
 import type { DevicePlan } from './plan.js';
 import { planRecorded, type RecordedModel, recordModel } from './plan-device-map.js';
 import type { PlannedProgram } from './plan-program.js';
@@ -125,6 +127,7 @@ export function planSource(source: ModelSource, recorded: RecordedModel, options
   return planRecorded(recorded, resolveDevices(options), {
     deviceMap: options.deviceMap ?? 'auto',
     model: basename(resolve(source.folder)),
+    costs: costsOf(readCalibration(storeFolder(options.offloadFolder))),
     skipped: source.skipped,
     ignoredConfigFields: [...source.config.ignoredFields],
   });

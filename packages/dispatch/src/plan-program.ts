@@ -86,7 +86,7 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     .filter(({ name }) => name !== 'disk')
     .map((device) => describeDevice(request, facts, device, memory.get(device.name), segments));
   const disk = devices.find(({ name }) => name === 'disk');
-  if (disk !== undefined && placed.streamedOps.size > 0) planned.push(describeDisk(disk, memory));
+  if (disk !== undefined && placed.streamedOps.size > 0) planned.push(describeDisk(disk, memory, request.costs ?? DATASHEET_COSTS));
   checkBudgets(planned);
   const plan: DevicePlan = {
     version: 1,
@@ -343,7 +343,11 @@ function describeDevice(
 }
 
 /** The disk: what is streamed from it, and how long a step waits for it where nothing of it is in memory. */
-function describeDisk(disk: DeviceBudget, memory: ReadonlyMap<DeviceName, DeviceMemory>): PlanDevice {
+function describeDisk(
+  disk: DeviceBudget,
+  memory: ReadonlyMap<DeviceName, DeviceMemory>,
+  { diskBandwidth }: CostModel,
+): PlanDevice {
   let weightsBytes = 0;
   for (const { portions } of memory.values()) for (const { bytes } of portions) weightsBytes += bytes;
   return {
@@ -357,7 +361,7 @@ function describeDisk(disk: DeviceBudget, memory: ReadonlyMap<DeviceName, Device
     windowBytes: 0,
     reserveBytes: 0,
     freeBytes: disk.budgetBytes - weightsBytes,
-    expectedMs: (weightsBytes / DISK_BANDWIDTH) * 1e3,
+    expectedMs: (weightsBytes / diskBandwidth) * 1e3,
   };
 }
 

@@ -1,8 +1,8 @@
 // int8_linear and int8_matmul by VPDPBUSD: 12 rows × 32 columns of accumulators in registers, activations as u8 = s8 + 128,
 // the surplus 128 · (row sum of the weight) subtracted at the end (reference: Intel SDM, VPDPBUSD; the sums wrap modulo
 // 2^32, as they may). Floors: many rows: 2 · M · N · K / peak of VPDPBUSD; few rows: one read of the weights. Reached on 2
-// cores of a Zen 5 with 7 outlier columns, int8_quantize included: 512 rows 0.88 (4096 × 4096), 0.76 (1024 × 1024) of the
-// peak; 1 row 1.00 of a plain read, 8 rows 0.90.
+// cores of a Zen 5 with 7 outlier columns, int8_quantize included: 512 rows 0.84 (4096 × 4096), 0.78 (1024 × 1024) of the
+// peak, without int8_quantize 0.87 and 0.80; 1 row 1.00 of a plain read, 8 rows 0.91 (1.08 × the time of 1 row).
 #include "int8_panels.h"
 #include "entries.h"
 #include "lanes.h"

@@ -1,6 +1,6 @@
 // Float vectors of the widest registers the translation unit is built for, with gcc's vector extension: 16, 8 or 4 lanes.
-// Arithmetic and comparisons are the compiler's own; here are loads, stores, conversions, sums over lanes and the exponential family.
-// Everything is in an anonymous namespace, so that no two instruction sets ever share a function.
+// Arithmetic and comparisons are the compiler's own; here are loads, stores, conversions, sums over lanes and the exponential
+// family. Everything is in an anonymous namespace, so that no two instruction sets ever share a function.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -134,14 +134,18 @@ inline float sum_of_lanes(vfloat v) {
 // to[i] = sum of the lanes of v[i]: two rounds interleave the four vectors, so that each 128 bits hold a part of all four sums.
 inline void store_sums_of_four(float *to, const vfloat v[4]) {
 #if defined(__AVX512F__)
-  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps((__m512)v[0], (__m512)v[1]), _mm512_unpackhi_ps((__m512)v[0], (__m512)v[1]));
-  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps((__m512)v[2], (__m512)v[3]), _mm512_unpackhi_ps((__m512)v[2], (__m512)v[3]));
+  const __m512 ab =
+      _mm512_add_ps(_mm512_unpacklo_ps((__m512)v[0], (__m512)v[1]), _mm512_unpackhi_ps((__m512)v[0], (__m512)v[1]));
+  const __m512 cd =
+      _mm512_add_ps(_mm512_unpacklo_ps((__m512)v[2], (__m512)v[3]), _mm512_unpackhi_ps((__m512)v[2], (__m512)v[3]));
   const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
   const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
   _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 #elif defined(__AVX2__)
-  const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps((__m256)v[0], (__m256)v[1]), _mm256_unpackhi_ps((__m256)v[0], (__m256)v[1]));
-  const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps((__m256)v[2], (__m256)v[3]), _mm256_unpackhi_ps((__m256)v[2], (__m256)v[3]));
+  const __m256 ab =
+      _mm256_add_ps(_mm256_unpacklo_ps((__m256)v[0], (__m256)v[1]), _mm256_unpackhi_ps((__m256)v[0], (__m256)v[1]));
+  const __m256 cd =
+      _mm256_add_ps(_mm256_unpacklo_ps((__m256)v[2], (__m256)v[3]), _mm256_unpackhi_ps((__m256)v[2], (__m256)v[3]));
   const __m256 all = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
   _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 #else

@@ -1,7 +1,7 @@
-// Scaled dot-product attention of a ragged batch over a paged KV cache: writes the new keys and values, then runs tiles of (sequence,
-// kv head, query heads, query tokens). A tile of a single token with a long context is split into runs of positions whose unfinished
-// sums are merged afterwards (as in flash-decoding). How work is cut depends on a sequence's own sizes alone. The inner loop is
-// isa/attention_tile.inc.
+// Scaled dot-product attention of a ragged batch over a paged KV cache: writes the new keys and values, then runs tiles of
+// (sequence, kv head, query heads, query tokens). A tile of a single token with a long context is split into runs of positions
+// whose unfinished sums are merged afterwards (as in flash-decoding). How work is cut depends on a sequence's own sizes alone.
+// The inner loop is isa/attention_tile.inc.
 #include <math.h>
 
 #include <algorithm>
@@ -72,7 +72,8 @@ attention_call read(const op_arguments &arguments) {
   arguments.shape(call.query_lengths, "query_lengths", {call.sequences});
   arguments.shape(call.context_lengths, "context_lengths", {call.sequences});
   if (call.slopes.present) arguments.shape(call.slopes, "alibi_slopes", {call.N});
-  const operand *unit[] = {&call.q, &call.k, &call.v, &call.query_starts, &call.query_lengths, &call.context_lengths, &call.slopes};
+  const operand *unit[] = {&call.q,     &call.k, &call.v, &call.query_starts, &call.query_lengths, &call.context_lengths,
+                           &call.slopes};
   for (const operand *tensor : unit) {
     if (tensor->present) arguments.unit_stride(*tensor, "every input");
   }
@@ -92,18 +93,19 @@ struct sequence {
 
 sequence sequence_of(const attention_call &call, int64_t s) {
   const int32_t *blocks = call.cache_k.present ? call.block_tables.as<int32_t>() + s * call.block_tables.stride[0] : nullptr;
-  return {call.query_starts.as<int32_t>()[s], call.query_lengths.as<int32_t>()[s], call.context_lengths.as<int32_t>()[s], blocks};
+  return {call.query_starts.as<int32_t>()[s], call.query_lengths.as<int32_t>()[s], call.context_lengths.as<int32_t>()[s],
+          blocks};
 }
 
 void check_sequence(const attention_call &call, const sequence &q, int64_t s) {
   EXPECT(q.queries >= 0 && q.start >= 0 && q.start + q.queries <= call.tokens,
-         "attention: expected rows of sequence %lld within %lld tokens, got %lld from %lld on", (long long)s, (long long)call.tokens,
-         (long long)q.queries, (long long)q.start);
+         "attention: expected rows of sequence %lld within %lld tokens, got %lld from %lld on", (long long)s,
+         (long long)call.tokens, (long long)q.queries, (long long)q.start);
   EXPECT(q.context >= q.queries, "attention: expected a context of at least %lld positions for sequence %lld, got %lld",
          (long long)q.queries, (long long)s, (long long)q.context);
   if (q.blocks == nullptr) {
-    EXPECT(q.context == q.queries, "attention: expected a context of %lld positions without cache, got %lld", (long long)q.queries,
-           (long long)q.context);
+    EXPECT(q.context == q.queries, "attention: expected a context of %lld positions without cache, got %lld",
+           (long long)q.queries, (long long)q.context);
     return;
   }
   const int64_t block_size = call.cache_k.shape[2], needed = (q.context + block_size - 1) / block_size;
@@ -169,10 +171,12 @@ cutting cut(const attention_call &call, const sequence &q) {
   return c;
 }
 
-// One task: `index` counts tasks of its sequence; `partial` is where the sequence's unfinished sums lie, if it has several runs.
+// One task: `index` counts tasks of its sequence; `partial` is where the sequence's unfinished sums lie, if it has several
+// runs.
 attention_tile tile_of(const attention_call &call, const sequence &q, const cutting &c, int64_t index, float *partial) {
   const int64_t run = index % c.runs, token_tile = index / c.runs % c.token_tiles;
-  const int64_t head_tile = index / c.runs / c.token_tiles % c.head_tiles, kv_head = index / c.runs / c.token_tiles / c.head_tiles;
+  const int64_t head_tile = index / c.runs / c.token_tiles % c.head_tiles,
+                kv_head = index / c.runs / c.token_tiles / c.head_tiles;
   const int64_t group = call.N / call.KV, token = token_tile * c.tokens_per_tile, in_group = head_tile * c.heads_per_tile;
   const int64_t head = kv_head * group + in_group;
   attention_tile t = {};
@@ -206,7 +210,8 @@ attention_tile tile_of(const attention_call &call, const sequence &q, const cutt
   return t;
 }
 
-// out of one head of one token from the unfinished sums of its runs, `step` floats apart: each is brought to the largest score of all.
+// out of one head of one token from the unfinished sums of its runs, `step` floats apart: each is brought to the largest score
+// of all.
 void merge_runs(float *out, const float *partial, int64_t step, int64_t runs, int64_t D) {
   float largest = -INFINITY;
   for (int64_t r = 0; r < runs; r++) largest = std::max(largest, partial[r * step + D]);
@@ -226,7 +231,7 @@ void merge_runs(float *out, const float *partial, int64_t step, int64_t runs, in
 struct schedule {
   std::vector<sequence> sequences;
   std::vector<cutting> cuttings;
-  std::vector<int64_t> first_task;     // one more than sequences
+  std::vector<int64_t> first_task;      // one more than sequences
   std::vector<int64_t> partial_floats;  // where a sequence's unfinished sums begin, one more than sequences
 };
 
@@ -269,15 +274,16 @@ void run(const op_arguments &arguments, const isa_tables &isa) {
   if (call.cache_k.present) {
     for (const sequence &q : work.sequences) write_cache(call, q, *isa.vectors);
   }
-  // ops.ts gives attention no scratch; the unfinished sums (at most 128 runs a sequence, plus one a head) stay with the calling thread.
+  // ops.ts gives attention no scratch; the unfinished sums (at most 128 runs a sequence, plus one a head) stay with the calling
+  // thread.
   thread_local std::vector<float> partial;
   partial.resize(size_t(work.partial_floats.back()));
   float *unfinished = partial.data();
   parallel(work.first_task.back(), [&](int64_t task) {
     const auto after = std::upper_bound(work.first_task.begin(), work.first_task.end(), task);
     const size_t s = size_t(after - work.first_task.begin()) - 1;
-    const attention_tile tile = tile_of(call, work.sequences[s], work.cuttings[s], task - work.first_task[s],
-                                        unfinished + work.partial_floats[s]);
+    const attention_tile tile =
+        tile_of(call, work.sequences[s], work.cuttings[s], task - work.first_task[s], unfinished + work.partial_floats[s]);
     isa.vectors->attention(&tile);
   });
   merge_all(call, work, unfinished);

@@ -10,8 +10,14 @@ dequantize_weight_call read(const op_arguments &arguments) {
   arguments.unit_stride(SCB, "SCB");
   arguments.shape(SCB, "SCB", {CB.shape[0]});
   arguments.same_shape(weight, "weight", CB);
-  return {.N = CB.shape[0], .K = CB.shape[1], .CB = CB.as<int8_t>(), .CB_stride = row_stride(CB), .SCB = SCB.as<float>(),
-          .weight = weight.as<float>(), .weight_stride = row_stride(weight), .packed = CB.packed};
+  return {.N = CB.shape[0],
+          .K = CB.shape[1],
+          .CB = CB.as<int8_t>(),
+          .CB_stride = row_stride(CB),
+          .SCB = SCB.as<float>(),
+          .weight = weight.as<float>(),
+          .weight_stride = row_stride(weight),
+          .packed = CB.packed};
 }
 
 size_t scratch(const op_arguments &arguments) {

@@ -7,7 +7,8 @@
 element_walk::element_walk(std::initializer_list<const operand *> operands) {
   const operand &first = **operands.begin();
   for (const operand *each : operands) data_[count_++] = each->data;
-  // From the innermost dimension outwards: merge a dimension into the one inside where all operands step over the latter exactly.
+  // From the innermost dimension outwards: merge a dimension into the one inside where all operands step over the latter
+  // exactly.
   int64_t shape[MS_MAX_RANK], stride[most_operands][MS_MAX_RANK];  // innermost first
   for (int d = first.rank - 1; d >= 0; d--) {
     elements_ *= first.shape[d];
@@ -94,7 +95,8 @@ void run_binary(const op_arguments &arguments, void (*function)(float *out, cons
     float *buffers[most_operands];
     for (int k = 0; k < most_operands; k++) {
       const bool contiguous = run.stride_bytes[k] == sizeof(float);
-      buffers[k] = contiguous ? reinterpret_cast<float *>(run.data[k]) : static_cast<float *>(thread_workspace()) + k * longest_run;
+      buffers[k] =
+          contiguous ? reinterpret_cast<float *>(run.data[k]) : static_cast<float *>(thread_workspace()) + k * longest_run;
       if (!contiguous && k > 0) gather(reinterpret_cast<char *>(buffers[k]), run.data[k], run.stride_bytes[k], run.count, 4);
     }
     function(buffers[0], buffers[1], buffers[2], run.count);

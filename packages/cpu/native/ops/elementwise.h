@@ -1,5 +1,5 @@
-// Walks strided tensors of one shape together: dimensions that are contiguous in all of them become one, long runs are cut into tasks.
-// For ops that treat every element alike (add, mul, activation, cast, copy).
+// Walks strided tensors of one shape together: dimensions that are contiguous in all of them become one, long runs are cut into
+// tasks. For ops that treat every element alike (add, mul, activation, cast, copy).
 #pragma once
 #include "ops/op.h"
 
@@ -43,5 +43,6 @@ class element_walk {
 void gather(char *to, const char *from, int64_t stride_bytes, int64_t count, int64_t bytes);
 void scatter(char *to, int64_t stride_bytes, const char *from, int64_t count, int64_t bytes);
 
-// Reads the float32 operands out, a (and b) of the same shape; used by add, mul and activation. `function` takes contiguous rows.
+// Reads the float32 operands out, a (and b) of the same shape; used by add, mul and activation. `function` takes contiguous
+// rows.
 void run_binary(const op_arguments &arguments, void (*function)(float *out, const float *a, const float *b, int64_t n));

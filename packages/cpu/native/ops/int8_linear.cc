@@ -1,4 +1,5 @@
-// The LLM.int8() product: int8 part, outlier part and bias in one pass with one rounding. The product itself is a kernel (kernels.h).
+// The LLM.int8() product: int8 part, outlier part and bias in one pass with one rounding. The product itself is a kernel
+// (kernels.h).
 #include "ops/matrix_calls.h"
 
 namespace {
@@ -6,8 +7,8 @@ namespace {
 constexpr int64_t longest_K = 133144;  // 127 · 127 · K stays below 2³¹
 
 int8_linear_call read(const op_arguments &arguments) {
-  const operand x = arguments.input(0, "x", 2, f32_only);    // [tokens, K]
-  const operand CA = arguments.input(1, "CA", 2, i8_only);   // [tokens, K]
+  const operand x = arguments.input(0, "x", 2, f32_only);   // [tokens, K]
+  const operand CA = arguments.input(1, "CA", 2, i8_only);  // [tokens, K]
   const operand SCA = arguments.input(2, "SCA", 1, f32_only);
   const operand outlier_cols = arguments.input(3, "outlier_cols", 1, i32_only);  // [K + 1]
   const operand CB = arguments.matrix(4, "CB");                                  // [N, K]
@@ -27,11 +28,25 @@ int8_linear_call read(const op_arguments &arguments) {
     arguments.shape(bias, "bias", {N});
   }
   arguments.shape(out, "out", {rows, N});
-  return {.rows = rows, .K = K, .N = N, .x = x.as<float>(), .x_stride = row_stride(x), .CA = CA.as<int8_t>(),
-          .CA_stride = row_stride(CA), .SCA = SCA.as<float>(), .outlier_cols = outlier_cols.as<int32_t>(),
-          .CB = CB.as<int8_t>(), .CB_stride = row_stride(CB), .SCB = SCB.as<float>(), .bias = bias.data,
-          .out = out.as<float>(), .out_stride = row_stride(out), .packed = CB.packed, .bias_dtype = bias.dtype,
-          .threshold = threshold_attribute(arguments, 0), .per_row = arguments.attribute(1) != 0,
+  return {.rows = rows,
+          .K = K,
+          .N = N,
+          .x = x.as<float>(),
+          .x_stride = row_stride(x),
+          .CA = CA.as<int8_t>(),
+          .CA_stride = row_stride(CA),
+          .SCA = SCA.as<float>(),
+          .outlier_cols = outlier_cols.as<int32_t>(),
+          .CB = CB.as<int8_t>(),
+          .CB_stride = row_stride(CB),
+          .SCB = SCB.as<float>(),
+          .bias = bias.data,
+          .out = out.as<float>(),
+          .out_stride = row_stride(out),
+          .packed = CB.packed,
+          .bias_dtype = bias.dtype,
+          .threshold = threshold_attribute(arguments, 0),
+          .per_row = arguments.attribute(1) != 0,
           .scratch = static_cast<uint8_t *>(arguments.call().scratch)};
 }
 
@@ -46,7 +61,8 @@ void check_columns(const int8_linear_call &call) {
          (long long)call.K, count);
   for (int32_t i = 1; i <= count; i++) {
     EXPECT(call.outlier_cols[i] >= 0 && call.outlier_cols[i] < call.K,
-           "int8_linear: expected columns from 0 to %lld in outlier_cols, got %d", (long long)(call.K - 1), call.outlier_cols[i]);
+           "int8_linear: expected columns from 0 to %lld in outlier_cols, got %d", (long long)(call.K - 1),
+           call.outlier_cols[i]);
   }
 }
 

@@ -14,8 +14,16 @@ int8_matmul_call read(const op_arguments &arguments) {
   arguments.unit_stride(CA, "CA");
   arguments.shape(CB, "CB", {N, K});
   arguments.shape(out, "accumulators", {rows, N});
-  return {.rows = rows, .K = K, .N = N, .CA = CA.as<int8_t>(), .CA_stride = row_stride(CA), .CB = CB.as<int8_t>(),
-          .CB_stride = row_stride(CB), .out = out.as<int32_t>(), .out_stride = row_stride(out), .packed = CB.packed,
+  return {.rows = rows,
+          .K = K,
+          .N = N,
+          .CA = CA.as<int8_t>(),
+          .CA_stride = row_stride(CA),
+          .CB = CB.as<int8_t>(),
+          .CB_stride = row_stride(CB),
+          .out = out.as<int32_t>(),
+          .out_stride = row_stride(out),
+          .packed = CB.packed,
           .scratch = static_cast<uint8_t *>(arguments.call().scratch)};
 }
 

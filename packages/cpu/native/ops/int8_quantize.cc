@@ -12,9 +12,16 @@ int8_quantize_call read(const op_arguments &arguments) {
   arguments.same_shape(CA, "CA", x);
   arguments.shape(SCA, "SCA", {x.shape[0]});
   arguments.shape(outlier_cols, "outlier_cols", {x.shape[1] + 1});
-  return {.rows = x.shape[0], .K = x.shape[1], .x = x.as<float>(), .x_stride = row_stride(x), .CA = CA.as<int8_t>(),
-          .CA_stride = row_stride(CA), .SCA = SCA.as<float>(), .outlier_cols = outlier_cols.as<int32_t>(),
-          .threshold = threshold_attribute(arguments, 0), .per_row = arguments.attribute(1) != 0,
+  return {.rows = x.shape[0],
+          .K = x.shape[1],
+          .x = x.as<float>(),
+          .x_stride = row_stride(x),
+          .CA = CA.as<int8_t>(),
+          .CA_stride = row_stride(CA),
+          .SCA = SCA.as<float>(),
+          .outlier_cols = outlier_cols.as<int32_t>(),
+          .threshold = threshold_attribute(arguments, 0),
+          .per_row = arguments.attribute(1) != 0,
           .scratch = static_cast<uint8_t *>(arguments.call().scratch)};
 }
 

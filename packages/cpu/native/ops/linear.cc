@@ -4,7 +4,7 @@
 namespace {
 
 linear_call read(const op_arguments &arguments) {
-  const operand x = arguments.input(0, "x", 2, f32_only);            // [tokens, K]
+  const operand x = arguments.input(0, "x", 2, f32_only);             // [tokens, K]
   const operand weight = arguments.input(1, "weight", 2, any_float);  // [N, K]
   const operand bias = arguments.optional(2, "bias", 1, any_float);   // [N]
   const operand out = arguments.output(0, "out", 2, f32_only);        // [tokens, N]
@@ -17,9 +17,18 @@ linear_call read(const op_arguments &arguments) {
     arguments.shape(bias, "bias", {N});
   }
   arguments.shape(out, "out", {x.shape[0], N});
-  return {.rows = x.shape[0], .K = x.shape[1], .N = N, .x = x.as<float>(), .x_stride = row_stride(x), .weight = weight.data,
-          .weight_stride = row_stride(weight), .bias = bias.data, .out = out.as<float>(), .out_stride = row_stride(out),
-          .weight_dtype = weight.dtype, .bias_dtype = bias.dtype};
+  return {.rows = x.shape[0],
+          .K = x.shape[1],
+          .N = N,
+          .x = x.as<float>(),
+          .x_stride = row_stride(x),
+          .weight = weight.data,
+          .weight_stride = row_stride(weight),
+          .bias = bias.data,
+          .out = out.as<float>(),
+          .out_stride = row_stride(out),
+          .weight_dtype = weight.dtype,
+          .bias_dtype = bias.dtype};
 }
 
 size_t scratch(const op_arguments &arguments) {

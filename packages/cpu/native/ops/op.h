@@ -1,5 +1,6 @@
-// What an op is to the backend, and the little that all ops share. An op's file has three parts: `read` checks a call (its rules are
-// those of packages/core/src/ops.ts) and gives it as a struct, `run` computes it, and one `const op_definition` names both.
+// What an op is to the backend, and the little that all ops share. An op's file has three parts: `read` checks a call (its
+// rules are those of packages/core/src/ops.ts) and gives it as a struct, `run` computes it, and one `const op_definition` names
+// both.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -22,8 +23,8 @@ struct op_definition {
 // parallel_for over a callable.
 template <typename Body>
 void parallel(int64_t tasks, const Body &body) {
-  parallel_for(tasks, [](void *context, int64_t index) { (*static_cast<const Body *>(context))(index); },
-               const_cast<Body *>(&body));
+  parallel_for(
+      tasks, [](void *context, int64_t index) { (*static_cast<const Body *>(context))(index); }, const_cast<Body *>(&body));
 }
 
 // Cuts `rows` rows of `width` elements into tasks of about 32 Ki elements and runs body(first, end) for each.

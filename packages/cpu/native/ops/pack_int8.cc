@@ -8,8 +8,11 @@ pack_int8_call read(const op_arguments &arguments) {
   const operand destination = arguments.output_matrix(0, "packed", false, true);
   arguments.unit_stride(source, "CB");
   arguments.same_shape(destination, "packed", source);
-  return {.N = source.shape[0], .K = source.shape[1], .source = source.as<int8_t>(),
-          .destination = destination.as<int8_t>(), .stride = row_stride(source)};
+  return {.N = source.shape[0],
+          .K = source.shape[1],
+          .source = source.as<int8_t>(),
+          .destination = destination.as<int8_t>(),
+          .stride = row_stride(source)};
 }
 
 size_t scratch(const op_arguments &arguments) {

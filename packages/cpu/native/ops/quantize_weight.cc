@@ -10,9 +10,16 @@ quantize_weight_call read(const op_arguments &arguments) {
   arguments.unit_stride(weight, "weight");
   arguments.same_shape(CB, "CB", weight);
   arguments.shape(SCB, "SCB", {weight.shape[0]});
-  return {.N = weight.shape[0], .K = weight.shape[1], .weight = weight.data, .weight_stride = row_stride(weight),
-          .CB = CB.as<int8_t>(), .CB_stride = row_stride(CB), .SCB = SCB.as<float>(), .weight_dtype = weight.dtype,
-          .packed = CB.packed, .float16_first = arguments.attribute(0) != 0};
+  return {.N = weight.shape[0],
+          .K = weight.shape[1],
+          .weight = weight.data,
+          .weight_stride = row_stride(weight),
+          .CB = CB.as<int8_t>(),
+          .CB_stride = row_stride(CB),
+          .SCB = SCB.as<float>(),
+          .weight_dtype = weight.dtype,
+          .packed = CB.packed,
+          .float16_first = arguments.attribute(0) != 0};
 }
 
 size_t scratch(const op_arguments &arguments) {

@@ -42,7 +42,11 @@ void run(const op_arguments &arguments, const isa_tables &isa) {
       const float *cos = call.cos.as<float>() + t * call.cos.stride[0], *sin = call.sin.as<float>() + t * call.sin.stride[0];
       for (int64_t n = 0; n < N; n++) {
         const rope_row row = {call.out.as<float>() + t * call.out.stride[0] + n * call.out.stride[1],
-                              call.x.as<float>() + t * call.x.stride[0] + n * call.x.stride[1], cos, sin, half, D};
+                              call.x.as<float>() + t * call.x.stride[0] + n * call.x.stride[1],
+                              cos,
+                              sin,
+                              half,
+                              D};
         turn(&row);
       }
     }

@@ -1,4 +1,5 @@
-// cos and sin of positions · inverse frequencies. The angle is rounded to float32 first and the results after, as transformers does.
+// cos and sin of positions · inverse frequencies. The angle is rounded to float32 first and the results after, as transformers
+// does.
 #include <math.h>
 
 #include "ops/op.h"

@@ -1,5 +1,6 @@
-// One token per row of logits: repetition penalty (Keskar et al. 2019), temperature, top-k, top-p (Holtzman et al. 2020), then the first
-// id, in order of falling probability, whose cumulative probability exceeds the uniform. All in float64, in an order fixed by V alone.
+// One token per row of logits: repetition penalty (Keskar et al. 2019), temperature, top-k, top-p (Holtzman et al. 2020), then
+// the first id, in order of falling probability, whose cumulative probability exceeds the uniform. All in float64, in an order
+// fixed by V alone.
 #include <math.h>
 #include <string.h>
 
@@ -51,7 +52,7 @@ struct sample_row {
   double *weights;  // [V]: logits, then exp((logit - largest) / temperature)
   int32_t *order;   // [V]: ids, the first `sorted` by falling weight
   int64_t sorted = 0;
-  int32_t next_bucket = 0;            // weights of this bucket and beyond are not sorted yet
+  int32_t next_bucket = 0;  // weights of this bucket and beyond are not sorted yet
   int32_t in_bucket[buckets] = {};
 
   int32_t choose();
@@ -104,8 +105,8 @@ int32_t bucket_of(double weight) {
   return int32_t(std::min<uint64_t>((0x3ff0000000000000u - bits) >> 50, buckets - 1));
 }
 
-// Puts the ids of the `count` largest weights in front, in order. A few hundred usually do: whole buckets are picked and sorted, the
-// rest is left alone.
+// Puts the ids of the `count` largest weights in front, in order. A few hundred usually do: whole buckets are picked and
+// sorted, the rest is left alone.
 void sample_row::sort_at_least(int64_t count) {
   if (sorted == 0) {
     for (int64_t i = 0; i < V; i++) in_bucket[bucket_of(weights[i])]++;
@@ -191,8 +192,8 @@ sample_row row_of(const sample_call &call, int64_t row, void *memory) {
 
 void check_row(const sample_row &row, int64_t L) {
   EXPECT(row.penalty > 0, "sample: expected a repetition_penalty above 0, got %g", row.penalty);
-  EXPECT(row.history_length >= 0 && row.history_length <= L, "sample: expected history_lengths from 0 to %lld, got %d", (long long)L,
-         row.history_length);
+  EXPECT(row.history_length >= 0 && row.history_length <= L, "sample: expected history_lengths from 0 to %lld, got %d",
+         (long long)L, row.history_length);
   for (int32_t i = 0; i < row.history_length; i++) {
     EXPECT(row.history[i] >= 0 && row.history[i] < row.V, "sample: expected ids from 0 to %lld in history, got %d",
            (long long)(row.V - 1), row.history[i]);

@@ -30,8 +30,8 @@ void run(const op_arguments &arguments, const isa_tables &) {
   const int64_t outputs = call.rows.shape[0], tokens = call.x.shape[0], H = call.x.shape[1];
   const int32_t *rows = call.rows.as<int32_t>();
   for (int64_t o = 0; o < outputs; o++) {
-    EXPECT(rows[o] >= 0 && rows[o] < tokens, "select_rows: expected rows from 0 to %lld, got %d at %lld", (long long)(tokens - 1),
-           rows[o], (long long)o);
+    EXPECT(rows[o] >= 0 && rows[o] < tokens, "select_rows: expected rows from 0 to %lld, got %d at %lld",
+           (long long)(tokens - 1), rows[o], (long long)o);
   }
   parallel_rows(outputs, H, [&](int64_t first, int64_t end) {
     for (int64_t o = first; o < end; o++) {

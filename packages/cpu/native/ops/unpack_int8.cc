@@ -8,8 +8,11 @@ pack_int8_call read(const op_arguments &arguments) {
   const operand destination = arguments.output_matrix(0, "CB", true, false);
   EXPECT(source.packed, "unpack_int8: expected packed in the packed layout, got the strided one");
   arguments.same_shape(destination, "CB", source);
-  return {.N = source.shape[0], .K = source.shape[1], .source = source.as<int8_t>(),
-          .destination = destination.as<int8_t>(), .stride = row_stride(destination)};
+  return {.N = source.shape[0],
+          .K = source.shape[1],
+          .source = source.as<int8_t>(),
+          .destination = destination.as<int8_t>(),
+          .stride = row_stride(destination)};
 }
 
 size_t scratch(const op_arguments &arguments) {

@@ -1,4 +1,5 @@
-// The int8 products in plain loops: int8_matmul exact in int32, int8_linear with its epilogue in float64 and one rounding at the end.
+// The int8 products in plain loops: int8_matmul exact in int32, int8_linear with its epilogue in float64 and one rounding at
+// the end.
 #include "floats.h"
 #include "portable/rows.h"
 
@@ -42,6 +43,7 @@ void portable_int8_matmul(const int8_matmul_call *call) {
   each_row(call->N, 16, [&](int64_t n) {
     int8_t *CB = static_cast<int8_t *>(thread_workspace());
     read_row(call->CB, call->packed != 0, call->CB_stride, call->K, n, 0, call->K, CB);
-    for (int64_t t = 0; t < call->rows; t++) call->out[t * call->out_stride + n] = dot(call->CA + t * call->CA_stride, CB, call->K);
+    for (int64_t t = 0; t < call->rows; t++)
+      call->out[t * call->out_stride + n] = dot(call->CA + t * call->CA_stride, CB, call->K);
   });
 }

@@ -55,16 +55,16 @@ void portable_quantize_weight(const quantize_weight_call *call) {
 void portable_pack_int8(const pack_int8_call *call) {
   each_row((call->N + 15) / 16, 1, [&](int64_t block) {
     for (int64_t n = block * 16; n < call->N && n < block * 16 + 16; n++) {
-      for (int64_t k = 0; k < call->K; k++) call->destination[packed_offset(call->K, n, k)] = call->source[n * call->stride + k];
+      for (int64_t k = 0; k < call->K; k++)
+        call->destination[packed_offset(call->K, n, k)] = call->source[n * call->stride + k];
     }
     finish_block(call->destination, call->N, call->K, block);
   });
 }
 
 void portable_unpack_int8(const pack_int8_call *call) {
-  each_row(call->N, 16, [&](int64_t n) {
-    read_row(call->source, true, 0, call->K, n, 0, call->K, call->destination + n * call->stride);
-  });
+  each_row(call->N, 16,
+           [&](int64_t n) { read_row(call->source, true, 0, call->K, n, 0, call->K, call->destination + n * call->stride); });
 }
 
 void portable_dequantize_weight(const dequantize_weight_call *call) {

@@ -11,7 +11,8 @@ inline int64_t packed_offset(int64_t K, int64_t n, int64_t k) {
 }
 
 // Columns first … first + count - 1 of row n.
-inline void read_row(const int8_t *CB, bool packed, int64_t stride, int64_t K, int64_t n, int64_t first, int64_t count, int8_t *to) {
+inline void read_row(const int8_t *CB, bool packed, int64_t stride, int64_t K, int64_t n, int64_t first, int64_t count,
+                     int8_t *to) {
   if (!packed) {
     memcpy(to, CB + n * stride + first, size_t(count));
     return;
@@ -26,10 +27,12 @@ void each_row(int64_t count, int64_t step, const Body &body) {
     const Body &body;
     int64_t count, step;
   } all = {body, count, step};
-  parallel_for((count + step - 1) / step, [](void *context, int64_t task) {
-    const work &w = *static_cast<work *>(context);
-    for (int64_t n = task * w.step; n < w.count && n < (task + 1) * w.step; n++) w.body(n);
-  }, &all);
+  parallel_for((count + step - 1) / step,
+               [](void *context, int64_t task) {
+                 const work &w = *static_cast<work *>(context);
+                 for (int64_t n = task * w.step; n < w.count && n < (task + 1) * w.step; n++) w.body(n);
+               },
+               &all);
 }
 
 void portable_linear(const linear_call *call);

@@ -4,7 +4,7 @@ import { balancedBudgets } from './balanced-memory.js';
 import type { Model } from './graph.js';
 import { type AccelerateDeviceMap, type InferDeviceMapOptions, mapWithin } from './infer-auto-device-map.js';
 import { getMaxLayerSize } from './max-layer-size.js';
-import { type Budgets, budgetsOf, isGpu } from './max-memory.js';
+import { type Budgets, budgetsOf, type DeviceKey, isGpu } from './max-memory.js';
 import { computeModuleSizes } from './module-sizes.js';
 
 const MODES = ['auto', 'balanced', 'balanced_low_0', 'sequential'] as const;
@@ -16,8 +16,9 @@ export interface AutoDeviceMapOptions extends InferDeviceMapOptions {
 }
 
 /**
- * `inferAutoDeviceMap` within the budgets of `getBalancedMemory`. Where accelerate's budgets leave a GPU empty, `balanced`
- * lowers them to the smallest equal share that keeps everything where it was on the GPUs. Throws ConfigError, DtypeError.
+ * `inferAutoDeviceMap` within the budgets of `getBalancedMemory`. Where that leaves a GPU empty
+ * and the largest share can be smaller, the budgets of `balanced` are lowered to the smallest equal share that puts no
+ * more outside of the GPUs. Throws ConfigError, DtypeError.
  */
 export function autoDeviceMap(
   model: Model,
@@ -32,7 +33,7 @@ export function autoDeviceMap(
   return mapWithin(model, evened ?? budgets, options);
 }
 
-/** The smallest equal share of the GPUs that puts no more outside of them, or undefined where that fills no more of them. */
+/** The smallest equal share of the GPUs that puts no more outside of them; undefined where none is empty or none gets less. */
 function evenedBudgets(
   model: Model,
   deviceMap: AccelerateDeviceMap,
@@ -40,15 +41,16 @@ function evenedBudgets(
 ): Budgets | undefined {
   const budgets = budgetsOf(options.maxMemory);
   const usable = [...budgets].filter(([device, bytes]) => isGpu(device) && bytes > 0);
-  const filled = gpusIn(deviceMap);
+  const filled = new Set(Object.values(deviceMap).filter(isGpu)).size;
   if (usable.length < 2 || filled === usable.length) return undefined;
   const sizes = computeModuleSizes(model, options);
   const [reserve] = getMaxLayerSize(model, { ...options, moduleSizes: sizes });
-  const within = (share: number): Budgets => cappedBudgets(budgets, share, reserve);
+  const mapOf = (share: number) => mapWithin(model, cappedBudgets(budgets, share, reserve), options);
   const outside = bytesOutside(deviceMap, sizes);
-  const fits = (share: number): boolean => bytesOutside(mapWithin(model, within(share), options), sizes) <= outside;
+  const fits = (share: number): boolean => bytesOutside(mapOf(share), sizes) <= outside;
   const share = smallestThat(fits, Math.max(...usable.map(([, bytes]) => bytes)));
-  return fits(share) && gpusIn(mapWithin(model, within(share), options)) > filled ? within(share) : undefined;
+  const isEvener = fits(share) && largestShare(mapOf(share), sizes) < largestShare(deviceMap, sizes);
+  return isEvener ? cappedBudgets(budgets, share, reserve) : undefined;
 }
 
 /** Budgets of at most `share` on each GPU; the first, which executes what is offloaded, keeps its reserve beside it. */
@@ -74,11 +76,15 @@ function smallestThat(passes: (value: number) => boolean, most: number): number 
   return high;
 }
 
-function gpusIn(deviceMap: AccelerateDeviceMap): number {
-  return new Set(Object.values(deviceMap).filter(isGpu)).size;
-}
-
 function bytesOutside(deviceMap: AccelerateDeviceMap, sizes: Readonly<Record<string, number>>): number {
   const outside = Object.entries(deviceMap).filter(([, device]) => !isGpu(device));
   return outside.reduce((sum, [path]) => sum + (sizes[path] ?? 0), 0);
+}
+
+function largestShare(deviceMap: AccelerateDeviceMap, sizes: Readonly<Record<string, number>>): number {
+  const shares = new Map<DeviceKey, number>();
+  for (const [path, device] of Object.entries(deviceMap)) {
+    if (isGpu(device)) shares.set(device, (shares.get(device) ?? 0) + (sizes[path] ?? 0));
+  }
+  return Math.max(0, ...shares.values());
 }
