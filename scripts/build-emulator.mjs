@@ -12,10 +12,15 @@ const folder = join(root, 'packages/cuda');
 
 /** Runs a program quietly; throws one sentence, with what the program said above it, when it fails. */
 function run(command, args) {
-  const { status, error, stdout, stderr } = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 64 << 20 });
+  const { status, error, stdout, stderr } = spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 64 << 20,
+  });
   if (error === undefined && status === 0) return;
   console.error(`${stdout ?? ''}${stderr ?? ''}`.split('\n').slice(-60).join('\n'));
-  const missing = error?.code === 'ENOENT' ? `${command} is missing: install it` : `${[command, ...args].join(' ')} failed`;
+  const missing =
+    error?.code === 'ENOENT' ? `${command} is missing: install it` : `${[command, ...args].join(' ')} failed`;
   throw new Error(`the emulated GPU driver did not build: ${missing}`);
 }
 

@@ -1,6 +1,6 @@
 /**
  * metashard/accelerate against accelerate: its recorded cases, its tests' cases, the differences that docs/accelerate.md
- * lists. Properties of every map are in accelerate-properties.test.ts.
+ * lists. Properties of every map are in accelerate-properties.test.ts. Long, because it is a table of known results.
  */
 import { readFileSync } from 'node:fs';
 import { buildModel, ConfigError, DeviceMapError, DtypeError, empty, nn, type Tensor } from 'metashard';

@@ -107,6 +107,16 @@ describe('what if', () => {
     expect(withDeviceCount({ devices: [0, 1], maxMemory: { 0: 1, 1: 2 } }, 1).maxMemory).toEqual({ 'cuda:0': 1 });
   });
 
+  it('says what would be streamed from disk', async () => {
+    const options = { devices: ['cpu', 'disk'], maxMemory: { cpu: '60GiB' }, loadIn8bit: true };
+    const { rows } = await whatIf(EXAMPLE, options, { max_seq_len: [64] });
+    expect(rows).toMatchObject([{ devices: 1, fits: true, tightest: { device: 'cpu:0' } }]);
+    expect(rows[0]?.offloadedBytes).toBeGreaterThan(100 * 2 ** 30);
+    const args = ['--devices', 'cpu,disk', '--max-memory', 'cpu=60GiB', '--device-map', 'auto'];
+    const { out } = await run('plan', EXAMPLE, '--load-in-8bit', ...args, '--what-if', 'max_seq_len=64');
+    expect(out).toMatch(/│ +1 │ +64 │ +1 │ with [\d.]+ GiB on disk │ +cpu:0 │.* \d+ s │/);
+  });
+
   it('says so where the model cannot have a context', async () => {
     const llama = new URL('../models/stories260K', import.meta.url).pathname;
     const { rows } = await whatIf(llama, { devices: ['cpu'] }, { max_seq_len: [128, 99999] });

@@ -77,7 +77,7 @@ export function mutatedTorchFile(kind: Kind, dice: Dice): Sample {
 
 const DATA = Buffer.from(Uint8Array.from({ length: 96 }, (_, i) => i * 37 + 1));
 const STORAGES = [DATA, DATA.subarray(0, 24)];
-const archive = (data: Buffer): Buffer => zip(torchRecords(data, { ...STORAGES }));
+const archive = (data: Buffer): Buffer => zip(torchRecords(data, Object.fromEntries(STORAGES.entries())));
 
 interface Numbers {
   offset: Py;
@@ -200,26 +200,26 @@ function madeItems(dice: Dice): [Py, Py][] {
 
 const madePickle = (dice: Dice): Buffer => pickle({ dict: madeItems(dice) }, 2 + dice.below(4));
 
-/** Opcodes put in, taken out or exchanged, at any byte. */
+const CODES = Buffer.from(
+  '(.NQRab}]e)tsuqhrjcGJKMUTXCB\x80\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x93\x94\x950129FILPSVdgilop\x81\x82\x8f\x96',
+  'latin1',
+);
+
+/** Opcodes put in, taken out or exchanged, after a call or at any byte. */
 function withOpcodes(data: Buffer, dice: Dice): Buffer {
-  const codes =
-    '(.NQRab}]e)tsuqhrjcGJKMUTXCB\x80\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x93\x94\x950129FILPSVdgilop\x81\x82\x8f\x96';
-  let changed = data;
-  for (let times = 1 + dice.below(3); times > 0; times--) {
-    const at = 2 + dice.below(changed.length - 2);
-    const code = Buffer.from(dice.pick([...codes]), 'latin1');
-    const filler = Buffer.from(
-      Uint8Array.from({ length: dice.below(6) }, () => dice.pick([0, 1, 2, 10, 255, dice.below(256)])),
-    );
-    const skip = dice.pick([0, 0, 1, 1, 2, 5]);
-    changed = Buffer.concat([
-      changed.subarray(0, at),
-      code,
-      dice.below(2) ? filler : Buffer.alloc(0),
-      changed.subarray(at + skip),
-    ]);
-  }
-  return changed;
+  const calls = [...data.keys()].filter((at) => data[at - 1] === 0x52 || data[at - 1] === 0x51);
+  const at = dice.below(3) === 0 ? 2 + dice.below(data.length - 2) : dice.pick(calls);
+  const filler = Buffer.from(
+    Uint8Array.from({ length: dice.below(6) }, () => dice.pick([0, 1, 2, 4, 10, 255, dice.below(256)])),
+  );
+  const code = Buffer.from([dice.pick([...CODES])]);
+  const put = dice.pick([
+    code,
+    Buffer.concat([code, filler]),
+    Buffer.from([0x71, dice.below(256)]),
+    Buffer.from([0x94]),
+  ]);
+  return Buffer.concat([data.subarray(0, at), put, data.subarray(at + dice.pick([0, 0, 0, 1, 2, 5]))]);
 }
 
 /** Bytes of the pickle of a real file, which lies first in it. */
@@ -268,8 +268,8 @@ function withArchive(dice: Dice): Buffer {
 /** One to four changes of the bytes from `start` to `end`. */
 function damage(file: Buffer, start: number, end: number, dice: Dice): Buffer {
   let bytes = Buffer.from(file);
-  for (let times = 1 + dice.below(4); times > 0; times--) {
-    const at = start + dice.below(Math.max(1, Math.min(end, bytes.length) - start));
+  for (let times = 1 + dice.below(4); times > 0 && bytes.length > 0; times--) {
+    const at = Math.min(start + dice.below(Math.max(1, end - start)), bytes.length - 1);
     const value = dice.pick([0, 1, 0x7f, 0x80, 0xff, dice.below(256), dice.below(256)]);
     const what = dice.below(12);
     if (what < 7) bytes[at] = value;
@@ -277,7 +277,7 @@ function damage(file: Buffer, start: number, end: number, dice: Dice): Buffer {
     else if (what === 9) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + 1 + dice.below(9))]);
     else if (what === 10)
       bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(Math.max(0, at - dice.below(40)))]);
-    else bytes.copy(bytes, at, start + dice.below(Math.max(1, end - start)), end);
+    else bytes.copy(bytes, at, dice.below(bytes.length));
     if (dice.below(40) === 0) bytes = Buffer.from(bytes.subarray(0, dice.below(bytes.length + 1)));
   }
   return bytes;

@@ -133,7 +133,7 @@ describe('refuses', () => {
 
   it('settings it does not know or have', () => {
     expect(() => addon.configureBackend('cpu', 'isa', 'sse9')).toThrow(
-      /expected portable, avx2, avx512-vnni or amx, got "sse9"/,
+      /expected portable, avx2, avx512-vnni, amx or amx-emulated, got "sse9"/,
     );
     expect(() => addon.configureBackend('cpu', 'threads', '0')).toThrow(/from 1 to 256, got "0"/);
     expect(() => addon.configureBackend('cpu', 'colour', 'red')).toThrow(/got "colour"/);

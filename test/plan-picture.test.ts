@@ -80,6 +80,27 @@ describe('BLOOM-176B', () => {
     expect(planSvg(planOver(2, 300, explicit))).toContain('transformer.h.1 (in part): ');
   });
 
+  it('that streams from disk has a row for the disk, its blocks there, and what is read ahead', () => {
+    const budgets = [
+      { name: 'cpu:0', emulated: false, budgetBytes: 60 * 2 ** 30, reserveBytes: 0 },
+      { name: 'disk', emulated: false, budgetBytes: Number.MAX_SAFE_INTEGER, reserveBytes: 0 },
+    ];
+    const { plan } = planRecorded(recorded, budgets, { deviceMap: 'auto', model: 'bloom' });
+    const rows = pictureRows(plan);
+    expect(rows.map(({ device: { name } }) => name)).toEqual(['cpu:0', 'disk']);
+    const blocks = rows.map(({ parts }) => parts.filter(({ kind }) => kind === 'block').length);
+    expect((blocks[0] as number) + (blocks[1] as number)).toBe(70);
+    expect(blocks[1]).toBeGreaterThan(20);
+    expect(rows[0]?.parts.map(({ kind }) => kind)).toContain('window');
+    expect(rows[1]?.parts.every(({ kind }) => ['embedding', 'block', 'head'].includes(kind))).toBe(true);
+    elements(planSvg(plan));
+    expect(planSvg(plan)).not.toContain('PiB');
+    for (const device of plan.devices) {
+      const own = plan.modules?.filter((one) => one.device === device.name) ?? [];
+      expect(own.reduce((sum, one) => sum + one.weightsBytes, 0)).toBe(device.weightsBytes);
+    }
+  });
+
   it('shows widths in proportion to bytes, exact bytes in tooltips, and which devices are emulated', () => {
     const plan = planOver(8, 40);
     const svg = planSvg(plan);
@@ -114,6 +135,7 @@ const device = (name: string, MiB: number, rest: Partial<PlanDevice> = {}): Plan
   kvCacheBytes: 0,
   activationsBytes: 0,
   scratchBytes: 0,
+  windowBytes: 0,
   reserveBytes: 0,
   freeBytes: (64 - MiB) * 2 ** 20,
   expectedMs: 0.5,

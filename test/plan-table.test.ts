@@ -13,6 +13,7 @@ const device = (name: string, MiB: number, emulated = false): PlanDevice => ({
   kvCacheBytes: 1536 * 2 ** 10,
   activationsBytes: 512,
   scratchBytes: 0,
+  windowBytes: 0,
   reserveBytes: 2 ** 30,
   freeBytes: 3 * 2 ** 30,
   expectedMs: 1,

@@ -62,7 +62,7 @@ int32_t parse_threads(const char *where, const char *value) {
 
 int parse_isa(const char *where, const char *value) {
   const int level = find_isa(value);
-  EXPECT(level >= 0, "%s: expected portable, avx2, avx512-vnni or amx, got \"%s\"", where, value);
+  EXPECT(level >= 0, "%s: expected portable, avx2, avx512-vnni, amx or amx-emulated, got \"%s\"", where, value);
   const std::string missing = isa_levels[level].missing();
   EXPECT(missing.empty(), "%s: expected an instruction set of this processor, got %s: %s", where, value, missing.c_str());
   return level;

@@ -4,6 +4,9 @@
 #include <atomic>
 #include <mutex>
 
+#if defined(MS_HAVE_AMX)
+#include "amx/entries.h"
+#endif
 #include "processor.h"
 
 namespace {
@@ -25,6 +28,7 @@ void add_level(int level, isa_tables &tables) {
 #endif
 #if defined(MS_HAVE_AMX)
   if (level == 3) kernels_amx(&tables.kernels);
+  if (level == 4) kernels_amx_emulated(&tables.kernels);
 #endif
 }
 
@@ -50,6 +54,7 @@ const isa_level isa_levels[isa_count] = {
     {"avx2", avx2_missing},
     {"avx512-vnni", avx512_vnni_missing},
     {"amx", amx_missing},
+    {"amx-emulated", avx512_vnni_missing},
 };
 
 int find_isa(const std::string &name) {
@@ -61,7 +66,7 @@ int find_isa(const std::string &name) {
 
 int best_isa() {
   int best = 0;
-  for (int level = 1; level < isa_count; level++) {
+  for (int level = 1; level < isa_count - 1; level++) {
     if (isa_levels[level].missing().empty()) best = level;
   }
   return best;

@@ -10,8 +10,9 @@ struct isa_level {
   std::string (*missing)();  // why this processor lacks it, empty where it has it
 };
 
-constexpr int isa_count = 4;
-extern const isa_level isa_levels[isa_count];  // portable, avx2, avx512-vnni, amx: each includes those before it
+// portable, avx2, avx512-vnni, amx: each includes those before it. Last, only on request: amx-emulated, the AMX kernels over plain C++ tiles.
+constexpr int isa_count = 5;
+extern const isa_level isa_levels[isa_count];
 
 struct isa_tables {
   const char *name;

@@ -89,7 +89,8 @@ export function largestStep({ maxSeqLen, maxBatchSize }: RecordedModel, wholeHea
 export function planRecorded(
   recorded: RecordedModel,
   devices: readonly DeviceBudget[],
-  rest: Pick<PlanRequest, 'deviceMap' | 'model'> & Partial<Pick<PlanRequest, 'skipped' | 'ignoredConfigFields' | 'costs' | 'objective' | 'expectedUse'>>,
+  rest: Pick<PlanRequest, 'deviceMap' | 'model'> &
+    Partial<Pick<PlanRequest, 'skipped' | 'ignoredConfigFields' | 'costs' | 'objective' | 'expectedUse'>>,
 ): PlannedProgram & { dims: DimValues } {
   const plan = (dims: DimValues): PlannedProgram & { dims: DimValues } => ({
     ...planProgram({ ...recorded, ...rest, devices, dims }),

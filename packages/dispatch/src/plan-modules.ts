@@ -33,6 +33,7 @@ export function moduleBytes(
         return entry;
       };
       const weightsOn = streamedOps.has(indices[i] as number) ? 'disk' : device;
+      entryOf(weightsOn); // also where all its weights are an earlier unit's
       for (const id of op.inputs)
         if (id >= 0)
           count(

@@ -2,7 +2,7 @@
 import { formatBytes } from '@metashard/core';
 import type { DevicePlan, PlanDevice, PlanModule } from './plan.js';
 import { escapeXml, formatMs, type PictureOptions, planSvg } from './plan-picture.js';
-import { planNotes, planTitle } from './plan-table.js';
+import { isUnlimited, MEMORY_USES, planNotes, planSums, planTitle } from './plan-table.js';
 
 const STYLE = `
 body { margin: 2rem auto; max-width: 82rem; padding: 0 1rem; font: 15px/1.45 system-ui, sans-serif; color: #17212b; background: #fff; }
@@ -30,29 +30,25 @@ export function planHtml(plan: DevicePlan, options: PictureOptions = {}): string
   ].join('\n');
 }
 
-const COLUMNS: readonly [string, (device: PlanDevice) => number][] = [
-  ['weights', (device) => device.weightsBytes],
-  ['KV cache', (device) => device.kvCacheBytes],
-  ['activations', (device) => device.activationsBytes],
-  ['scratch', (device) => device.scratchBytes],
-  ['reserve', (device) => device.reserveBytes],
-  ['free', (device) => device.freeBytes],
-  ['budget', (device) => device.budgetBytes],
-];
-
-function deviceTable({ devices, costs }: DevicePlan): string {
+function deviceTable(plan: DevicePlan): string {
+  const { devices, costs } = plan;
+  const limit = (device: PlanDevice, bytes: number): string => (isUnlimited(device) ? '–' : formatBytes(bytes));
   const rows = devices.map((device) => [
     `${device.name}${device.emulated ? ' (emulated)' : ''}`,
-    ...COLUMNS.map(([, pick]) => formatBytes(pick(device))),
+    ...MEMORY_USES.map(({ bytes }) => formatBytes(bytes(device))),
+    limit(device, device.freeBytes),
+    limit(device, device.budgetBytes),
     formatMs(device.expectedMs),
   ]);
-  const sum = (pick: (device: PlanDevice) => number): number => devices.reduce((total, one) => total + pick(one), 0);
+  const limited = devices.filter((device) => !isUnlimited(device));
   const totals = [
     'total',
-    ...COLUMNS.map(([, pick]) => formatBytes(sum(pick))),
-    formatMs(sum(({ expectedMs }) => expectedMs)),
+    ...planSums(plan).map(formatBytes),
+    formatBytes(limited.reduce((sum, { budgetBytes }) => sum + budgetBytes, 0)),
+    formatMs(devices.reduce((sum, { expectedMs }) => sum + expectedMs, 0)),
   ];
-  return table(['device', ...COLUMNS.map(([name]) => name), `a token (${costs})`], rows, totals);
+  const header = ['device', ...MEMORY_USES.map(({ name }) => name), 'free', 'budget', `a token (${costs})`];
+  return table(header, rows, totals);
 }
 
 function moduleTable(modules: readonly PlanModule[]): string {

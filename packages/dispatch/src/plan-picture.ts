@@ -4,14 +4,24 @@
  */
 import { formatBytes } from '@metashard/core';
 import type { DevicePlan, PlanDevice, PlanModule } from './plan.js';
-import { planNotes, planTitle } from './plan-table.js';
+import { isUnlimited, MEMORY_USES, planNotes, planSums, planTitle } from './plan-table.js';
 
 export interface PictureOptions {
   /** Width of the picture in pixels. Default 1280. */
   width?: number;
 }
 
-type PartKind = 'embedding' | 'block' | 'head' | 'weights' | 'kv' | 'activations' | 'scratch' | 'reserve' | 'free';
+type PartKind =
+  | 'embedding'
+  | 'block'
+  | 'head'
+  | 'weights'
+  | 'kv'
+  | 'activations'
+  | 'scratch'
+  | 'window'
+  | 'reserve'
+  | 'free';
 
 /** What one rectangle shows. */
 export interface PicturePart {
@@ -50,6 +60,7 @@ const LOOKS: Readonly<Record<PartKind, { fill: string; text: string; name: strin
   kv: { fill: 'url(#ms-kv)', text: INK, name: 'KV cache' },
   activations: { fill: 'url(#ms-activations)', text: INK, name: 'activations' },
   scratch: { fill: 'url(#ms-scratch)', text: INK, name: 'scratch' },
+  window: { fill: 'url(#ms-window)', text: INK, name: 'read ahead' },
   reserve: { fill: 'url(#ms-reserve)', text: INK, name: 'reserve' },
   free: { fill: '#ffffff', text: '#5b6670', name: 'free' },
 };
@@ -63,6 +74,7 @@ const PATTERNS = [
     '<circle cx="2" cy="2" r="1" fill="#8f9c2b"/><circle cx="6" cy="6" r="1" fill="#8f9c2b"/>',
   ],
   ['scratch', '#e4ddd3', '<path d="M0 4h8M4 0v8" stroke="#a99a86" stroke-width="1"/>'],
+  ['window', '#cde7d8', '<path d="M2 0v8M6 0v8" stroke="#6fae8b" stroke-width="1.2"/>'],
   ['reserve', '#d5d8db', '<path d="M0 2h8M0 6h8" stroke="#9aa1a8" stroke-width="1"/>'],
 ] as const;
 
@@ -90,19 +102,29 @@ export function planSvg(plan: DevicePlan, { width = 1280 }: PictureOptions = {})
   ].join('\n');
 }
 
-/** The parts of every device's row: its units in order of execution, then KV cache, activations, scratch, reserve, free. */
+/** The parts of every device's row: its units in order of execution, then its other uses of memory, then what is free. */
 export function pictureRows(plan: DevicePlan): PictureRow[] {
   const modules = plan.modules ?? [];
   const kinds = unitKinds(modules);
-  const used = (device: PlanDevice): number => device.budgetBytes - device.freeBytes;
-  const fullest = Math.max(...plan.devices.map(used), 1);
+  const fullest = Math.max(...plan.devices.map(usedBytes), 1);
   const extent = Math.max(...plan.devices.map((device) => Math.min(device.budgetBytes, fullest * LARGEST_EXTENT)));
   return plan.devices.map((device) => {
     const own = modules.filter((one) => one.device === device.name);
-    const shown = Math.min(device.freeBytes, extent - used(device));
-    const units = own.map((one) => unitPart(one, kinds.get(one) as PartKind, modules));
+    const shown = isUnlimited(device) ? 0 : Math.min(device.freeBytes, extent - usedBytes(device));
+    // A block whose weights lie elsewhere (on disk) shows in this row through its cache only.
+    const units = own
+      .filter((one) => one.weightsBytes > 0 || !weighs(modules, one.path))
+      .map((one) => unitPart(one, kinds.get(one) as PartKind, modules));
     return { device, parts: [...units, ...otherParts(device, own, shown)] };
   });
+}
+
+function usedBytes(device: PlanDevice): number {
+  return MEMORY_USES.reduce((sum, { bytes }) => sum + bytes(device), 0);
+}
+
+function weighs(modules: readonly PlanModule[], path: string, except?: PlanModule): boolean {
+  return modules.some((one) => one !== except && one.path === path && one.weightsBytes > 0);
 }
 
 function otherParts(device: PlanDevice, own: readonly PlanModule[], shownFree: number): PicturePart[] {
@@ -121,6 +143,7 @@ function otherParts(device: PlanDevice, own: readonly PlanModule[], shownFree: n
     part('kv', device.kvCacheBytes, `KV cache ${formatBytes(device.kvCacheBytes)}`, 'KV cache', 'KV'),
     part('activations', device.activationsBytes, 'activations', 'act'),
     part('scratch', device.scratchBytes, 'scratch'),
+    part('window', device.windowBytes, 'read ahead', 'ahead'),
     part('reserve', device.reserveBytes, 'reserve'),
     { ...free, bytes: shownFree, isCut: shownFree < device.freeBytes },
   ].filter(({ bytes }) => bytes > 0);
@@ -132,7 +155,7 @@ function unitPart(unit: PlanModule, kind: PartKind, all: readonly PlanModule[]):
   const at = parts.findIndex(isNumber);
   const name = at < 0 ? (parts.at(-1) as string) : parts.slice(Math.max(0, at - 1), at + 1).join('.');
   const short = at < 0 ? [kind, kind.slice(0, 3)] : [parts[at] as string];
-  const isPart = all.some((other) => other !== unit && other.path === path);
+  const isPart = weightsBytes > 0 && weighs(all, path, unit);
   const cache = kvCacheBytes > 0 ? `; its KV cache: ${exact(kvCacheBytes)}` : '';
   const stored = weightsBytes > 0 ? exact(weightsBytes) : 'weights shared with another module';
   return {
@@ -204,9 +227,10 @@ function drawRow({ device, parts }: PictureRow, widths: readonly number[], y: nu
 }
 
 function drawLabel(device: PlanDevice, y: number, height: number): string {
-  const { name, emulated, budgetBytes, freeBytes, expectedMs } = device;
-  const usage = `${formatBytes(budgetBytes - freeBytes)} of ${formatBytes(budgetBytes)}`;
-  const tooltip = `${name}: budget ${exact(budgetBytes)}; reads its weights and half its cache in ${expectedMs.toFixed(2)} ms a token`;
+  const { name, emulated, budgetBytes, expectedMs } = device;
+  const limit = isUnlimited(device) ? '' : ` of ${formatBytes(budgetBytes)}`;
+  const usage = `${formatBytes(usedBytes(device))}${limit}`;
+  const tooltip = `${name}: ${exact(usedBytes(device))}${limit}; ${formatMs(expectedMs)} of a token's time`;
   const bold = 'font-weight="600"';
   const mark = emulated ? ' (emulated)' : '';
   const lines =
@@ -220,7 +244,7 @@ function drawLabel(device: PlanDevice, y: number, height: number): string {
           text(
             MARGIN + LABEL_WIDTH - 10,
             y + height / 2 + 4,
-            formatBytes(budgetBytes),
+            isUnlimited(device) ? '' : formatBytes(budgetBytes),
             'fill="#5b6670" text-anchor="end"',
           ),
         ];
@@ -269,7 +293,7 @@ function drawLegend(rows: readonly PictureRow[], y: number): string {
     .map((kind) => {
       const { fill, name } = LOOKS[kind];
       const swatch = (at: number, color: string) =>
-        `<path d="M${at} ${y}h14v14h-14z" fill="${color}" stroke="${kind === 'free' ? '#b3bac1' : 'none'}"/>`;
+        `<path d="M${fixed(at)} ${y}h14v14h-14z" fill="${color}" stroke="${kind === 'free' ? '#b3bac1' : 'none'}"/>`;
       const left = x;
       const wide = kind === 'block' ? 28 : 14;
       x += wide + 6 + name.length * CHARACTER_WIDTH + 18;
@@ -293,23 +317,15 @@ function footnotes(plan: DevicePlan, rows: readonly PictureRow[]): string[] {
 
 /** `total: weights 174.3 GiB, KV cache 15.3 GiB, …; 126 ms a token expected (datasheet figures)` */
 export function planTotals(plan: DevicePlan): string {
-  const sum = (pick: (device: PlanDevice) => number): number =>
-    plan.devices.reduce((total, device) => total + pick(device), 0);
-  const bytes = [
-    ['weights', sum((device) => device.weightsBytes)],
-    ['KV cache', sum((device) => device.kvCacheBytes)],
-    ['activations', sum((device) => device.activationsBytes)],
-    ['scratch', sum((device) => device.scratchBytes)],
-    ['reserve', sum((device) => device.reserveBytes)],
-    ['free', sum((device) => device.freeBytes)],
-  ] as const;
-  const shown = bytes.filter(([, value]) => value > 0).map(([name, value]) => `${name} ${formatBytes(value)}`);
-  const ms = sum((device) => device.expectedMs);
+  const names = [...MEMORY_USES.map(({ name }) => name), 'free'];
+  const shown = planSums(plan).flatMap((bytes, i) => (bytes > 0 ? [`${names[i]} ${formatBytes(bytes)}`] : []));
+  const ms = plan.devices.reduce((total, { expectedMs }) => total + expectedMs, 0);
   return `total: ${shown.join(', ')}; ${formatMs(ms)} a token expected (${plan.costs} figures)`;
 }
 
-/** Three significant digits: `0.19 ms`, `126 ms`. */
+/** `0.19 ms`, `126 ms`, `61 s` */
 export function formatMs(ms: number): string {
+  if (ms >= 1e4) return `${(ms / 1e3).toFixed(0)} s`;
   return `${ms >= 100 ? ms.toFixed(0) : ms.toPrecision(2)} ms`;
 }
 

@@ -12,15 +12,7 @@ import {
   type ProgramOp,
   parseDevice,
 } from '@metashard/core';
-import {
-  type CostModel,
-  DATASHEET_COSTS,
-  DISK_BANDWIDTH,
-  EXPECTED_USE,
-  type ExpectedUse,
-  stageMs,
-  workOf,
-} from './costs.js';
+import { type CostModel, DATASHEET_COSTS, EXPECTED_USE, type ExpectedUse, stageMs, workOf } from './costs.js';
 import { canonicalDeviceMap, deviceOfOps, longestPrefix } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
 import { type DeviceMemory, planDeviceMemory, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
@@ -86,7 +78,8 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     .filter(({ name }) => name !== 'disk')
     .map((device) => describeDevice(request, facts, device, memory.get(device.name), segments));
   const disk = devices.find(({ name }) => name === 'disk');
-  if (disk !== undefined && placed.streamedOps.size > 0) planned.push(describeDisk(disk, memory, request.costs ?? DATASHEET_COSTS));
+  if (disk !== undefined && placed.streamedOps.size > 0)
+    planned.push(describeDisk(disk, memory, request.costs ?? DATASHEET_COSTS));
   checkBudgets(planned);
   const plan: DevicePlan = {
     version: 1,

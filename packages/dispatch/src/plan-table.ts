@@ -6,20 +6,36 @@ import { formatBytes } from '@metashard/core';
 import type { DevicePlan, PlanDevice, PlanSegment } from './plan.js';
 
 const BLOCKS_WIDTH = 46;
-const BYTE_COLUMNS = ['weights', 'KV cache', 'activations', 'scratch', 'reserve', 'free'] as const;
+
+/** Uses of memory in the order of the tables and pictures; `free` follows. */
+export const MEMORY_USES: readonly { name: string; bytes: (device: PlanDevice) => number; isRare?: boolean }[] = [
+  { name: 'weights', bytes: (device) => device.weightsBytes },
+  { name: 'KV cache', bytes: (device) => device.kvCacheBytes },
+  { name: 'activations', bytes: (device) => device.activationsBytes },
+  { name: 'scratch', bytes: (device) => device.scratchBytes },
+  { name: 'read ahead', bytes: (device) => device.windowBytes, isRare: true },
+  { name: 'reserve', bytes: (device) => device.reserveBytes },
+];
+
+/** A disk without a limit has no free bytes worth a figure. */
+export function isUnlimited({ budgetBytes }: PlanDevice): boolean {
+  return budgetBytes >= Number.MAX_SAFE_INTEGER;
+}
 
 /** A table of several lines, without a newline at the end. No colours. */
 export function formatPlanTable(plan: DevicePlan): string {
   const paths = segmentNames(plan.segments);
   const shorten = withoutBasePrefix(paths.flat());
   const names = paths.map((segment) => segment.map(shorten));
+  const uses = MEMORY_USES.filter(({ bytes, isRare }) => !isRare || plan.devices.some((device) => bytes(device) > 0));
   const rows = plan.devices.map((device) => [
     device.emulated ? `${device.name} (emulated)` : device.name,
     describeSegments(plan, names, device.name),
-    ...deviceBytes(device).map(formatBytes),
+    ...uses.map(({ bytes }) => formatBytes(bytes(device))),
+    isUnlimited(device) ? '–' : formatBytes(device.freeBytes),
   ]);
-  const totals = ['total', '', ...sumColumns(plan.devices.map(deviceBytes)).map(formatBytes)];
-  const header = ['device', 'blocks', ...BYTE_COLUMNS];
+  const totals = ['total', '', ...planSums(plan, uses).map(formatBytes)];
+  const header = ['device', 'blocks', ...uses.map(({ name }) => name), 'free'];
   return [planTitle(plan), drawTable(header, rows, totals), ...notes(plan, shorten)].join('\n');
 }
 
@@ -29,13 +45,12 @@ export function planTitle({ model, strategy, maxSeqLen, maxBatchSize }: DevicePl
   return `${model}: ${map}, max_seq_len ${maxSeqLen}, max_batch_size ${maxBatchSize}`;
 }
 
-function deviceBytes(device: PlanDevice): number[] {
-  const { weightsBytes, kvCacheBytes, activationsBytes, scratchBytes, reserveBytes, freeBytes } = device;
-  return [weightsBytes, kvCacheBytes, activationsBytes, scratchBytes, reserveBytes, freeBytes];
-}
-
-function sumColumns(rows: readonly number[][]): number[] {
-  return BYTE_COLUMNS.map((_, column) => rows.reduce((sum, row) => sum + (row[column] ?? 0), 0));
+/** Bytes of each use over all devices, then what is free on those with a limit. */
+export function planSums({ devices }: DevicePlan, uses = MEMORY_USES): number[] {
+  const sum = (among: readonly PlanDevice[], bytes: (device: PlanDevice) => number): number =>
+    among.reduce((total, device) => total + bytes(device), 0);
+  const limited = devices.filter((device) => !isUnlimited(device));
+  return [...uses.map(({ bytes }) => sum(devices, bytes)), sum(limited, ({ freeBytes }) => freeBytes)];
 }
 
 /**

@@ -19,6 +19,8 @@ export interface WhatIfRow {
   fits: boolean;
   /** Where least is free, or most is missing. null: the combination cannot be planned at all. */
   tightest: { device: DeviceName; neededBytes: number; availableBytes: number } | null;
+  /** Weights that would be streamed from disk in every step. */
+  offloadedBytes: number;
   /** Expected milliseconds per token; null where it does not fit. */
   expectedMs: number | null;
   /** What `expectedMs` rests on. */
@@ -52,7 +54,8 @@ export async function whatIf(
   const rows = counts.flatMap((count) =>
     steps.map(({ given, plan }) => {
       const devices = count === undefined ? given : withDeviceCount(given, count);
-      return describe(resolveDevices(devices).length, devices, () => plan(devices));
+      const computing = resolveDevices(devices).filter(({ name }) => name !== 'disk');
+      return describe(computing.length, devices, () => plan(devices));
     }),
   );
   return { model: nameOrFolder, rows };
@@ -79,6 +82,7 @@ function describe(devices: number, options: LoadModelOptions, plan: () => Device
       maxSeqLen: made.maxSeqLen,
       fits: true,
       tightest: { device, neededBytes: availableBytes - freeBytes, availableBytes },
+      offloadedBytes: made.devices.find(({ name }) => name === 'disk')?.weightsBytes ?? 0,
       expectedMs: made.devices.reduce((sum, { expectedMs }) => sum + expectedMs, 0),
       costs: made.costs,
       problem: null,
@@ -87,7 +91,15 @@ function describe(devices: number, options: LoadModelOptions, plan: () => Device
     const expected =
       MetashardError.isInstance(error) && ['InsufficientMemoryError', 'ConfigError'].includes(error.name);
     if (!expected) throw error;
-    return { ...asked, fits: false, tightest: shortage(error), expectedMs: null, costs: null, problem: error.message };
+    return {
+      ...asked,
+      fits: false,
+      tightest: shortage(error),
+      offloadedBytes: 0,
+      expectedMs: null,
+      costs: null,
+      problem: error.message,
+    };
   }
 }
 

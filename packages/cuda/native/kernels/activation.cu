@@ -13,7 +13,7 @@ SIMT_DEVICE float gelu_tanh(float x) { return x * sigmoid(1.59576912f * (x + 0.0
 // x · Φ(x); erfc keeps the digits that 1 + erf loses where x is negative.
 SIMT_DEVICE float gelu(float x) { return x * (0.5f * erfcf(x * -0.707106781f)); }
 
-SIMT_DEVICE float activate(float x, int32_t kind) {
+SIMT_DEVICE float activate(float x, int64_t kind) {
   switch (kind) {
     case 0: return rectified(x);
     case 1: return gelu(x);

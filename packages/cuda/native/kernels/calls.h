@@ -1,16 +1,22 @@
 // What kernels are given: one struct a kernel, passed by value, laid out alike by both compilers (pointers and 64-bit numbers
 // first). The plugin fills them (../ops/*.cpp) after checking the op's call; what an op computes is written in ops.ts.
 // Strides are in elements, the last dimension has stride 1; `dtype` is an ms_dtype. Optional pointers may be null.
+// There is no padding: the emulated driver looks for pointers among an argument's bytes, and all of them have to be somebody's.
 #pragma once
 #include <metashard/backend.h>
 #include <stdint.h>
+
+#ifndef __CUDACC__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic error "-Wpadded"
+#endif
 
 struct ms_embedding_call {
   const int32_t *ids;  // [tokens]
   const void *table;   // [V, H]
   float *out;          // [tokens, H]
   int64_t V, H, table_stride, out_stride;
-  int32_t table_dtype;
+  int64_t table_dtype;
 };
 
 struct ms_layer_norm_call {
@@ -29,7 +35,7 @@ struct ms_rms_norm_call {
   float *out;          // [rows, H]
   int64_t H, x_stride, out_stride;
   double epsilon;
-  int32_t weight_dtype;
+  int64_t weight_dtype;
 };
 
 struct ms_linear_call {
@@ -49,6 +55,7 @@ struct ms_int8_quantize_call {
   uint32_t *flags;        // bit k % 32 of word k / 32: column k holds an outlier; zero before
   int64_t K, x_stride, CA_stride;
   float threshold;  // 0: no outliers; rounded up to float32, so that |x| < threshold means what it does in float64
+  int32_t per_row;
 };
 
 // Rows of int8 as words of four columns, zeros behind the last.
@@ -73,9 +80,9 @@ struct ms_int8_linear_call {
   const float *SCB;             // [N]
   const void *bias;             // [N], optional
   float *out;                   // [rows, N]
-  int64_t x_stride, out_stride;
+  int64_t x_stride, out_stride, bias_dtype;
   float threshold;  // as above
-  int32_t per_row, bias_dtype;
+  int32_t per_row;
 };
 
 struct ms_int8_matmul_call {
@@ -97,7 +104,7 @@ struct ms_dequantize_weight_call {
   const float *SCB;  // [N]
   float *weight;     // [N, K]
   int64_t N, K, CB_stride, weight_stride;
-  int32_t packed;
+  int64_t packed;
 };
 
 struct ms_pack_int8_call {
@@ -138,7 +145,7 @@ struct ms_rope_table_call {
   const float *inverse_frequencies;  // [half]
   float *cos, *sin;                  // [tokens, half]
   int64_t tokens, half, cos_stride, sin_stride;
-  float scaling;
+  double scaling;
 };
 
 struct ms_rope_call {
@@ -147,7 +154,7 @@ struct ms_rope_call {
   float *out;               // [tokens, N, D], may be x
   int64_t N, D, half, cos_stride, sin_stride;
   int64_t x_stride[2], out_stride[2];  // of a token, of a head
-  int32_t interleaved;
+  int64_t interleaved;
 };
 
 // Elements of up to three operands of one shape in row-major order, the output first. Dimensions that all operands step over
@@ -156,14 +163,14 @@ struct ms_elements {
   int64_t count;
   int64_t shape[4];
   int64_t stride[3][4];
-  int32_t rank;
+  int64_t rank;
 };
 
 struct ms_activation_call {
   float *out;
   const float *x;
   ms_elements elements;
-  int32_t kind;  // index of ACTIVATION_KINDS
+  int64_t kind;  // index of ACTIVATION_KINDS
 };
 
 struct ms_binary_call {
@@ -183,7 +190,7 @@ struct ms_copy_call {
   void *out;
   const void *x;
   ms_elements elements;
-  int32_t element_bytes;
+  int64_t element_bytes;
 };
 
 struct ms_select_rows_call {
@@ -211,3 +218,7 @@ struct ms_sample_call {
   uint32_t *seen;                  // [ceil(V / 32)] scratch
   int64_t V, L;
 };
+
+#ifndef __CUDACC__
+#pragma GCC diagnostic pop
+#endif

@@ -4,7 +4,7 @@
 
 namespace {
 
-SIMT_DEVICE float load_number(const void *data, int32_t dtype, int64_t index) {
+SIMT_DEVICE float load_number(const void *data, int64_t dtype, int64_t index) {
   switch (dtype) {
     case MS_INT8: return static_cast<float>(static_cast<const int8_t *>(data)[index]);
     case MS_UINT8: return static_cast<float>(static_cast<const uint8_t *>(data)[index]);

@@ -14,7 +14,7 @@ ms_activation_call read(const Arguments &arguments) {
   arguments.same_shape(out, "out", x);
   const double kind = arguments.attribute(0);
   EXPECT(kind >= 0 && kind < kinds && kind == std::floor(kind), "activation: expected a kind 0 to %d, got %g", kinds - 1, kind);
-  return {.out = out.as<float>(), .x = x.as<float>(), .elements = elements_of({&out, &x}), .kind = static_cast<int32_t>(kind)};
+  return {.out = out.as<float>(), .x = x.as<float>(), .elements = elements_of({&out, &x}), .kind = static_cast<int64_t>(kind)};
 }
 
 void run(const Arguments &arguments, const Launcher &launcher) {

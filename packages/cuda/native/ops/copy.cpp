@@ -10,7 +10,7 @@ ms_copy_call read(const Arguments &arguments) {
   arguments.same_shape(out, "out", x);
   EXPECT(out.dtype == x.dtype, "copy: expected out of the dtype of x (code %d), got code %d", x.dtype, out.dtype);
   return {.out = out.data, .x = x.data, .elements = elements_of({&out, &x}),
-          .element_bytes = static_cast<int32_t>(dtype_bytes(x.dtype))};
+          .element_bytes = dtype_bytes(x.dtype)};
 }
 
 void run(const Arguments &arguments, const Launcher &launcher) {

@@ -36,8 +36,8 @@ Call read(const Arguments &arguments) {
   return {{CA, CB, arguments.scratch()},
           {.product = {}, .x = x.as<float>(), .SCA = SCA.as<float>(), .outlier_cols = outlier_cols.as<int32_t>(),
            .SCB = SCB.as<float>(), .bias = bias.data, .out = out.as<float>(), .x_stride = x.stride[0],
-           .out_stride = out.stride[0], .threshold = arguments.threshold(0), .per_row = arguments.attribute(1) != 0,
-           .bias_dtype = bias.dtype}};
+           .out_stride = out.stride[0], .bias_dtype = bias.dtype, .threshold = arguments.threshold(0),
+           .per_row = arguments.attribute(1) != 0}};
 }
 
 size_t scratch(const Arguments &arguments) { return int8_product_scratch(read(arguments).operands); }

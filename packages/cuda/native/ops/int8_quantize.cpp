@@ -7,7 +7,6 @@ namespace {
 
 struct Call {
   int64_t rows;
-  bool per_row;
   ms_int8_quantize_call kernel;
 };
 
@@ -20,10 +19,11 @@ Call read(const Arguments &arguments) {
   arguments.same_shape(CA, "CA", x);
   arguments.shape(SCA, "SCA", {x.shape[0]});
   arguments.shape(outlier_cols, "outlier_cols", {x.shape[1] + 1});
-  return {x.shape[0], arguments.attribute(1) != 0,
+  return {x.shape[0],
           {.x = x.as<float>(), .CA = CA.as<int8_t>(), .SCA = SCA.as<float>(), .outlier_cols = outlier_cols.as<int32_t>(),
            .flags = static_cast<uint32_t *>(arguments.scratch()), .K = x.shape[1], .x_stride = x.stride[0],
-           .CA_stride = CA.stride[0], .threshold = arguments.threshold(0)}};
+           .CA_stride = CA.stride[0], .threshold = arguments.threshold(0),
+           .per_row = arguments.attribute(1) != 0}};
 }
 
 size_t flag_bytes(int64_t K) { return static_cast<size_t>(ceil_div(K, 32)) * sizeof(uint32_t); }
@@ -32,7 +32,7 @@ size_t flag_bytes(int64_t K) { return static_cast<size_t>(ceil_div(K, 32)) * siz
 size_t scratch(const Arguments &arguments) { return flag_bytes(read(arguments).kernel.K); }
 
 void run(const Arguments &arguments, const Launcher &launcher) {
-  const auto &[rows, per_row, call] = read(arguments);
+  const auto &[rows, call] = read(arguments);
   if (rows == 0) return launcher.zero(call.outlier_cols, sizeof(int32_t));
   const bool outliers = call.threshold > 0;
   if (outliers) launcher.zero(call.flags, flag_bytes(call.K));
@@ -40,7 +40,7 @@ void run(const Arguments &arguments, const Launcher &launcher) {
   if (!outliers) return;
   launcher.launch(launcher.kernels.ms_int8_quantize_list_columns, {1}, 256, call);
   // A single row has zeros there already.
-  if (!per_row && rows > 1) launcher.launch(launcher.kernels.ms_int8_quantize_zero_columns, {rows}, 128, call);
+  if (!call.per_row && rows > 1) launcher.launch(launcher.kernels.ms_int8_quantize_zero_columns, {rows}, 128, call);
 }
 
 }  // namespace

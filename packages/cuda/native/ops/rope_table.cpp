@@ -16,7 +16,7 @@ ms_rope_table_call read(const Arguments &arguments) {
   arguments.same_shape(sin, "sin", cos);
   return {.positions = positions.as<int32_t>(), .inverse_frequencies = inverse_frequencies.as<float>(),
           .cos = cos.as<float>(), .sin = sin.as<float>(), .tokens = cos.shape[0], .half = cos.shape[1],
-          .cos_stride = cos.stride[0], .sin_stride = sin.stride[0], .scaling = static_cast<float>(arguments.attribute(0))};
+          .cos_stride = cos.stride[0], .sin_stride = sin.stride[0], .scaling = arguments.attribute(0)};
 }
 
 void run(const Arguments &arguments, const Launcher &launcher) {

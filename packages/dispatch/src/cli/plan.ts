@@ -90,9 +90,9 @@ async function printWhatIf(config: RunConfig, texts: readonly string[], flags: P
 /** A row per combination; `free` is the fullest device's, negative where memory is missing. */
 export function formatWhatIf(rows: readonly WhatIfRow[]): string {
   const costs = rows.find((row) => row.costs !== null)?.costs ?? 'datasheet';
-  const lines = rows.map(({ devices, maxSeqLen, maxBatchSize, fits, tightest, expectedMs }) => [
+  const lines = rows.map(({ devices, maxSeqLen, maxBatchSize, fits, tightest, offloadedBytes, expectedMs }) => [
     ...[devices, maxSeqLen, maxBatchSize].map(String),
-    fits ? 'yes' : 'no',
+    fits ? (offloadedBytes > 0 ? `with ${formatBytes(offloadedBytes)} on disk` : 'yes') : 'no',
     tightest?.device ?? '–',
     ...(tightest === null
       ? ['–', '–']

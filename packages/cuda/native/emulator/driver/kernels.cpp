@@ -37,6 +37,7 @@ struct KernelLaunch {
   Outcome run();
   std::string misdirected_argument() const;
   bool may_touch(uintptr_t address) const;
+  bool foreign(uintptr_t word) const;
 };
 
 // Memory a kernel of the device may reach: the device's and its peers', and pinned host memory. One past an end is no error.
@@ -47,22 +48,26 @@ bool KernelLaunch::may_touch(uintptr_t address) const {
   });
 }
 
-// Says which argument leads where no memory of the device is. Pointers inside of structs are known by their values only: those
-// that lie in an emulated device's address range.
+// Whether a word inside of a struct is the address of memory that another device holds. Padding may join half of an old pointer
+// to a number, so a word whose lower half looks like one says nothing.
+bool KernelLaunch::foreign(uintptr_t word) const {
+  constexpr uint32_t small_number = 1u << 26;
+  return static_cast<uint32_t>(word) >= small_number && !may_touch(word) && driver.holder(word, 0) != nullptr;
+}
+
+// Says which argument leads where no memory of the device is; empty: none.
 std::string KernelLaunch::misdirected_argument() const {
   for (size_t i = 0; i < offsets.size(); i++) {
     const KernelParameter &parameter = kernel->parameters[i];
     for (size_t at = 0; at + sizeof(uintptr_t) <= parameter.bytes; at += sizeof(uintptr_t)) {
-      uintptr_t value = 0;
-      std::memcpy(&value, values.data() + offsets[i] + at, sizeof value);
-      const auto owner = std::ranges::find_if(driver.devices, [&](const Device &d) { return d.memory.reserves(value); });
-      const bool points = parameter.pointer ? value != 0 : owner != driver.devices.end();
-      if (!points || may_touch(value)) continue;
+      uintptr_t word = 0;
+      std::memcpy(&word, values.data() + offsets[i] + at, sizeof word);
+      if (parameter.pointer ? word == 0 || may_touch(word) : !foreign(word)) continue;
       char text[160];
-      std::snprintf(text, sizeof text, "argument %zu, byte %zu: 0x%zx is no memory of device %d", i, at, value, device.ordinal);
-      std::string message = text;
-      if (owner != driver.devices.end()) message += ", but was or is device " + std::to_string(owner->ordinal) + "'s";
-      return message;
+      std::snprintf(text, sizeof text, "argument %zu, byte %zu: 0x%zx is no memory of device %d", i, at, word, device.ordinal);
+      const auto owner = std::ranges::find_if(driver.devices, [&](const Device &d) { return d.memory.reserves(word); });
+      if (owner == driver.devices.end()) return text;
+      return std::string(text) + ", but is or was device " + std::to_string(owner->ordinal) + "'s";
     }
   }
   return "";
