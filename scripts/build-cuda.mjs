@@ -16,9 +16,11 @@ function fail(sentence) {
 
 function build() {
   const cmakeJs = join(root, 'node_modules/cmake-js/bin/cmake-js');
-  const args = [cmakeJs, 'build', '-d', folder, '-p', '2', '-l', 'error', '--CDMETASHARD_CUDA_KERNELS=ON'];
-  const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' });
-  if (status !== 0) fail('the CUDA plugin did not build: the lines above say why.');
+  const shared = ['-d', folder, '-p', '2', '-l', 'error', '--CDMETASHARD_CUDA_KERNELS=ON'];
+  for (const step of ['configure', 'build']) {
+    const { status } = spawnSync(process.execPath, [cmakeJs, step, ...shared], { cwd: root, stdio: 'inherit' });
+    if (status !== 0) fail('the CUDA plugin did not build: the lines above say why.');
+  }
 }
 
 /** What ptxas -v says, as kernel → architecture → { registers, spills } with spills in bytes. */

@@ -1,10 +1,11 @@
 /**
- * The emulated GPU driver by itself and under the plugin: kernels against plain loops in several schedules, wrong kernels and their errors,
- * the driver contract (which runs on a real GPU, too, where there is one), and what the addon sees of emulated devices. A driver is opened once
- * per process, so each case is a process of its own. What the ops compute is tested with the op table.
+ * The emulated GPU driver by itself and under the plugin: kernels against plain loops in several schedules, wrong
+ * kernels and their errors, the driver contract (which runs on a real GPU, too, where there is one), and what the addon
+ * sees of emulated devices. A driver is opened once per process, so each case is a process of its own. What the ops
+ * compute is tested with the op table.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -58,9 +59,11 @@ describe('driver contract', () => {
 
   test('real', (context) => {
     const source = join(here, '../packages/cuda/native/emulator/test/module.cu');
-    const image = join(mkdtempSync(join(tmpdir(), 'metashard-')), 'kernels.fatbin');
+    const folder = mkdtempSync(join(tmpdir(), 'metashard-'));
+    const image = join(folder, 'kernels.fatbin');
     const compiled = run('nvcc', ['-std=c++17', '-O3', '-fmad=false', '-arch=native', '-fatbin', source, '-o', image]);
     const ended = run(join(programs, 'driver_contract'), ['libcuda.so.1', ...(compiled.status === 0 ? [image] : [])]);
+    rmSync(folder, { recursive: true });
     if (ended.output.includes('cannot test')) context.skip('this machine has no CUDA driver');
     expect(ended.output).toContain(' 0 failed');
     expect(ended.status, ended.output).toBe(0);
@@ -73,7 +76,7 @@ interface Outcome {
   message?: string;
 }
 
-/** Runs `body`, which may use `addon` and `deviceInfo`, after loading the plugin in a fresh process, and tells what it returned or threw. */
+/** Runs `body`, which may use `addon`, after loading the plugin in a fresh process; tells what it returned or threw. */
 function inAddon(body: string, variables: Record<string, string>): Outcome {
   const program = `
     import { native } from '@metashard/core';

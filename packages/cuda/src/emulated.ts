@@ -1,6 +1,6 @@
 /**
- * METASHARD_CUDA_EMULATED from TypeScript's side: seeing that the emulated driver is built before the plugin opens it. The plugin itself
- * reads the variable and opens the driver; what it asks for is checked there.
+ * METASHARD_CUDA_EMULATED from TypeScript's side: seeing that the emulated driver is built before the plugin opens it.
+ * The plugin itself reads the variable and opens the driver, which checks what it asks for.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -20,9 +20,9 @@ export function emulationRequested(): boolean {
 }
 
 /**
- * Builds the emulated driver where it is asked for, missing, and this is a checkout that has its sources: once, about half a minute, said in
- * one sentence on stderr. Does nothing in worker threads: the thread that starts them has come here before. Where it cannot be built, using a
- * device fails with the plugin's sentence about the missing driver.
+ * Builds the emulated driver where it is asked for, missing, and this is a checkout that has its sources: once, about
+ * half a minute, said in one sentence on stderr. Does nothing in worker threads: the thread that starts them has come
+ * here before. Where it cannot be built, using a device fails with the plugin's sentence about the missing driver.
  */
 export function ensureEmulator(): void {
   if (!emulationRequested() || !isMainThread) return;

@@ -13,6 +13,7 @@ type AxisName = (typeof WHAT_IF_AXES)[number];
 export type WhatIfAxes = Partial<Record<AxisName, readonly number[]>>;
 
 export interface WhatIfRow {
+  /** As asked for; else how many compute. */
   devices: number;
   maxSeqLen: number;
   maxBatchSize: number;
@@ -55,7 +56,7 @@ export async function whatIf(
     steps.map(({ given, plan }) => {
       const devices = count === undefined ? given : withDeviceCount(given, count);
       const computing = resolveDevices(devices).filter(({ name }) => name !== 'disk');
-      return describe(computing.length, devices, () => plan(devices));
+      return describe(count ?? computing.length, devices, () => plan(devices));
     }),
   );
   return { model: nameOrFolder, rows };

@@ -11,7 +11,10 @@ const MODES = ['auto', 'balanced', 'balanced_low_0', 'sequential'] as const;
 export type DeviceMapMode = (typeof MODES)[number];
 
 export interface AutoDeviceMapOptions extends InferDeviceMapOptions {
-  /** `auto` is `balanced`; `balanced_low_0` spares the first GPU; `sequential` fills one device after another. Default auto. */
+  /**
+   * `auto` is `balanced`; `balanced_low_0` spares the first GPU; `sequential` fills one device after another. Default
+   * auto.
+   */
   mode?: DeviceMapMode | undefined;
 }
 
@@ -33,7 +36,10 @@ export function autoDeviceMap(
   return mapWithin(model, evened ?? budgets, options);
 }
 
-/** The smallest equal share of the GPUs that puts no more outside of them; undefined where none is empty or none gets less. */
+/**
+ * The smallest equal share of the GPUs that puts no more outside of them; undefined where none is empty or none gets
+ * less.
+ */
 function evenedBudgets(
   model: Model,
   deviceMap: AccelerateDeviceMap,

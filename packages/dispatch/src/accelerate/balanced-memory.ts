@@ -21,8 +21,8 @@ export interface BalancedMemoryOptions extends SizeOptions {
 
 /**
  * Budgets by device: each GPU but the last an even share of the model and some slack, at most its own budget; the last
- * one keeps its budget. With one GPU, or none, budgets stay as they are; of a single GPU's free memory 90 % are offered.
- * Throws ConfigError, DtypeError.
+ * one keeps its budget. With one GPU, or none, budgets stay as they are; of a single GPU's free memory 90 % are
+ * offered. Throws ConfigError, DtypeError.
  */
 export function getBalancedMemory(model: Model, options: BalancedMemoryOptions = {}): Record<string, number> {
   return Object.fromEntries(balancedBudgets(model, options));
@@ -90,7 +90,9 @@ function largestFirstInstance(root: GraphNode, sizes: ModuleSizes, noSplit: Read
   return Math.max(0, ...first.values());
 }
 
-/** Mean bytes of the modules at the bottom of the tree, those that hold nothing (left) aside. The root itself is none. */
+/**
+ * Mean bytes of the modules at the bottom of the tree, those that hold nothing (left) aside. The root itself is none.
+ */
 function meanBottomModule(root: GraphNode, sizes: ModuleSizes): number {
   const holds = (node: GraphNode): boolean => sizes.has(node.path);
   const bottoms = [...walk(root)].filter((node) => node !== root && holds(node) && !node.children.some(holds));

@@ -11,8 +11,9 @@ export interface CheckDeviceMapOptions {
 }
 
 /**
- * `"ok"` when every parameter and persistent buffer lies under a key (`""` covers all). Keys that name neither a module
- * nor a tensor are told to `logger.warn`. Throws DeviceMapError with the tensors that no key covers (`details.uncovered`).
+ * `"ok"` when every parameter and persistent buffer lies under a key (`""` covers all). Keys that name neither a
+ * module nor a tensor are told to `logger.warn`. Throws DeviceMapError with the tensors that no key covers
+ * (`details.uncovered`).
  */
 export function checkDeviceMap(model: Model, { deviceMap, logger }: CheckDeviceMapOptions): 'ok' {
   const keys = Object.keys(deviceMap);

@@ -3,7 +3,8 @@ import { isWithin, joinPath } from './graph.js';
 
 /**
  * The same map with fewer keys: where every key below a module has the same device and there is more than one, the
- * module's own key stands for them, `""` for the whole model. `moduleName` looks at one module alone. Returns a new map.
+ * module's own key stands for them, `""` for the whole model. `moduleName` looks at one module alone. Returns a new
+ * map.
  */
 export function cleanDeviceMap<D>({
   deviceMap,
@@ -17,7 +18,10 @@ export function cleanDeviceMap<D>({
   return Object.fromEntries([...rest, ...cleanBelow(moduleName, below, Object.hasOwn(deviceMap, moduleName))]);
 }
 
-/** The entries below a module, collapsed. A module with a device of its own keeps it: its key covers what no other does. */
+/**
+ * The entries below a module, collapsed. A module with a device of its own keeps it: its key covers what no other
+ * does.
+ */
 function cleanBelow<D>(module: string, entries: readonly [string, D][], hasOwnDevice: boolean): [string, D][] {
   const [first] = entries;
   if (first === undefined) return [];

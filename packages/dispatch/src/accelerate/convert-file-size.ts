@@ -5,8 +5,9 @@ const BINARY: Readonly<Record<string, number>> = { KIB: 2 ** 10, MIB: 2 ** 20, G
 const DECIMAL: Readonly<Record<string, number>> = { KB: 1e3, MB: 1e6, GB: 1e9 };
 
 /**
- * Bytes of a size: a whole number as it is, or a number with KiB, MiB, GiB, KB, MB or GB in any case. As in accelerate, a
- * decimal unit that ends in a lowercase b counts bits: `8kb` is 1000. Fractions of a byte are dropped. Throws ConfigError.
+ * Bytes of a size: a whole number as it is, or a number with KiB, MiB, GiB, KB, MB or GB in any case. As in
+ * accelerate, a decimal unit that ends in a lowercase b counts bits: `8kb` is 1000. Fractions of a byte are dropped.
+ * Throws ConfigError.
  */
 export function convertFileSizeToInt({ size }: { size: number | string }): number {
   const bytes = typeof size === 'number' ? size : sizeInWords(size);

@@ -18,8 +18,8 @@ export interface DeviceAccount {
 }
 
 /**
- * The devices in the order in which they are filled, disk always last. The first GPU and the CPU, or the CPU alone, execute
- * what is offloaded.
+ * The devices in the order in which they are filled, disk always last. The first GPU and the CPU, or the CPU alone,
+ * execute what is offloaded.
  */
 export function openAccounts(budgets: Budgets): DeviceAccount[] {
   const devices: DeviceKey[] = [...budgets.keys()];

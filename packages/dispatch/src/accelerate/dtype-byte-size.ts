@@ -4,8 +4,8 @@ import { DtypeError } from '@metashard/core';
 const NARROW: Readonly<Record<string, number>> = { bool: 1 / 8, int2: 1 / 4, uint2: 1 / 4, int4: 1 / 2, uint4: 1 / 2 };
 
 /**
- * Bytes of one element, as accelerate counts them: `bool` 1/8, `int4` 1/2, `int2` 1/4, any 8-bit float 1, else the bits in
- * the name ÷ 8. Takes `float16`, `torch.float16`, `fp16`, `f16`. Throws DtypeError.
+ * Bytes of one element, as accelerate counts them: `bool` 1/8, `int4` 1/2, `int2` 1/4, any 8-bit float 1, else the
+ * bits in the name ÷ 8. Takes `float16`, `torch.float16`, `fp16`, `f16`. Throws DtypeError.
  */
 export function dtypeByteSize({ dtype }: { dtype: string }): number {
   const name = shortName(dtype);

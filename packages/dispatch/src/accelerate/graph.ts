@@ -1,6 +1,6 @@
 /**
- * One view over what accelerate calls a model: a tree of modules with parameters and buffers. Made from a Module or from
- * the JSON form that planners exchange. No sizes here: `module-sizes.ts` weighs the tensors.
+ * One view over what accelerate calls a model: a tree of modules with parameters and buffers. Made from a Module or
+ * from the JSON form that planners exchange. No sizes here: `module-sizes.ts` weighs the tensors.
  */
 import { ConfigError, elementCount, type Tensor } from '@metashard/core';
 import { Module } from '@metashard/meta';

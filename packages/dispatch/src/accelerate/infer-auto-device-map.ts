@@ -1,7 +1,7 @@
 /**
- * accelerate's planner: fills one device after another with modules in their order, splits those that do not fit whole,
- * keeps ties and no-split modules whole, spills to cpu and then to disk. Results are accelerate's, but for the differences
- * that docs/accelerate.md lists. metashard's own planner, which is exact, is planDeviceMap.
+ * accelerate's planner: fills one device after another with modules in their order, splits those that do not fit
+ * whole, keeps ties and no-split modules whole, spills to cpu and then to disk. Results are accelerate's, but for the
+ * differences that docs/accelerate.md lists. metashard's own planner, which is exact, is planDeviceMap.
  */
 import { cleanDeviceMap } from './clean-device-map.js';
 import { type DeviceAccount, homelessBufferBytes, leftEmpty, openAccounts } from './device-accounts.js';
@@ -17,7 +17,10 @@ import { type Part, WorkList } from './work-list.js';
 export type AccelerateDeviceMap = Record<string, DeviceKey>;
 
 export interface InferDeviceMapOptions extends SizeOptions {
-  /** Default: what is free on this machine. Without a `cpu` key nothing goes there: what the GPUs cannot hold is on disk. */
+  /**
+   * Default: what is free on this machine. Without a `cpu` key nothing goes there: what the GPUs cannot hold is on
+   * disk.
+   */
   maxMemory?: MaxMemory | undefined;
   noSplitModuleClasses?: NoSplitClasses | undefined;
   /** Tell every step to `logger.debug`. */

@@ -18,7 +18,10 @@ export interface LargestLayer {
   paths: string[];
 }
 
-/** Bytes of the largest layer and the paths of all that are as large. A layer is a module without children, or one that stays whole. */
+/**
+ * Bytes of the largest layer and the paths of all that are as large. A layer is a module without children, or one that
+ * stays whole.
+ */
 export function getMaxLayerSize(model: Model, options: MaxLayerOptions = {}): [bytes: number, paths: string[]] {
   const root = graphOf(model);
   const { moduleSizes, noSplitModuleClasses } = options;

@@ -47,20 +47,22 @@ const generation = z.strictObject(
       .min(0, { error: 'a number of at least 0' })
       .exactOptional()
       .describe('divides the logits before sampling; default 1; 0 is greedy'),
-    top_k: whole(0).exactOptional().describe('sample among the k most likely tokens; 0: all'),
+    top_k: whole(0).exactOptional().describe('sample among the k most likely tokens; default 0: all'),
     top_p: z
       .number({ error: 'a number above 0 and at most 1' })
       .positive({ error: 'a number above 0 and at most 1' })
       .max(1, { error: 'a number above 0 and at most 1' })
       .exactOptional()
-      .describe('sample among the most likely tokens that together have this probability'),
+      .describe('sample among the most likely tokens that together have this probability; default 1: all'),
     repetition_penalty: z
       .number({ error: 'a number above 0' })
       .positive({ error: 'a number above 0' })
       .exactOptional()
       .describe('above 1 makes tokens that occurred less likely; default 1'),
-    seed: whole(0).exactOptional().describe('of the sampler; the same seed gives the same text'),
-    stop: stop.exactOptional().describe('end before this text'),
+    seed: whole(0)
+      .exactOptional()
+      .describe('of the sampler; the same seed gives the same text; default: from the clock'),
+    stop: stop.exactOptional().describe('end before this text; default none'),
     ignore_eos: flag().exactOptional().describe('go on after end-of-text tokens; default false'),
   },
   { error: 'a map of generation settings' },
@@ -79,7 +81,7 @@ export const runConfigSchema = z.strictObject(
       .array(device, { error: 'a list of devices' })
       .min(1, { error: 'at least one device' })
       .exactOptional()
-      .describe('devices to use, in order; default: every CUDA device, then cpu'),
+      .describe('devices to use, in order; default: every CUDA device, then cpu, then disk'),
     device_map: deviceMap
       .exactOptional()
       .describe(`where modules go: ${STRATEGIES.join(', ')}, or module prefix → device; default auto`),
@@ -90,8 +92,14 @@ export const runConfigSchema = z.strictObject(
     dtype: word(['auto', 'float32', 'float16', 'bfloat16'])
       .exactOptional()
       .describe('how float weights are stored; default auto: as in the checkpoint'),
-    compute_dtype: only('float32', 'another one').exactOptional().describe('dtype of float computation'),
-    load_in_8bit: flag().exactOptional().describe('quantize linear layers to 8 bits while loading (LLM.int8())'),
+    compute_dtype: only('float32', 'another one')
+      .exactOptional()
+      .describe('dtype of float computation; default float32'),
+    load_in_8bit: flag()
+      .exactOptional()
+      .describe(
+        'quantize linear layers to 8 bits while loading (LLM.int8()); default: only where the checkpoint already is',
+      ),
     llm_int8_threshold: z
       .number({ error: 'a number of at least 0' })
       .min(0, { error: 'a number of at least 0' })
@@ -100,14 +108,16 @@ export const runConfigSchema = z.strictObject(
     llm_int8_skip_modules: z
       .array(z.string().min(1, { error: 'a module name' }), { error: 'a list of module names' })
       .exactOptional()
-      .describe('modules to leave in float, besides the output head'),
-    int8_activations: only('int8', 'float').exactOptional().describe('activations of int8 linear layers'),
+      .describe('modules to leave in float, besides the output head; default none'),
+    int8_activations: only('int8', 'float').exactOptional().describe('activations of int8 linear layers; default int8'),
     outliers: word(['per-batch', 'per-row'])
       .exactOptional()
       .describe('outlier columns over all rows of a step, or row by row; default per-batch'),
-    llm_int8_head: only(false, 'an int8 head').exactOptional().describe('quantize the output head, too'),
-    attention: only('float32', 'bfloat16').exactOptional().describe('dtype of attention on the CPU'),
-    kv_cache_dtype: only('float32', 'bfloat16 or int8').exactOptional().describe('dtype of the key-value cache'),
+    llm_int8_head: only(false, 'an int8 head').exactOptional().describe('quantize the output head, too; default false'),
+    attention: only('float32', 'bfloat16').exactOptional().describe('dtype of attention on the CPU; default float32'),
+    kv_cache_dtype: only('float32', 'bfloat16 or int8')
+      .exactOptional()
+      .describe('dtype of the key-value cache; default float32'),
     max_seq_len: whole(1)
       .exactOptional()
       .describe("prompt and new tokens of a sequence; default min(the model's, 2048)"),
@@ -117,9 +127,13 @@ export const runConfigSchema = z.strictObject(
     offload_folder: text('a folder')
       .min(1, { error: 'a folder' })
       .exactOptional()
-      .describe('folder for weights offloaded to disk'),
-    prompt: text('a text').exactOptional().describe('what metashard run continues when no prompt is given'),
-    generation: generation.exactOptional().describe('how text is generated'),
+      .describe('folder of packed stores, which weights on disk are streamed from; default METASHARD_CACHE'),
+    prompt: text('a text')
+      .exactOptional()
+      .describe('what metashard run continues when no prompt is given; default: standard input'),
+    generation: generation
+      .exactOptional()
+      .describe("how text is generated; default: the model's generation_config.json"),
   },
   { error: 'a map of keys, model among them' },
 );

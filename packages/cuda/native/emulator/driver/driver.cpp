@@ -119,6 +119,7 @@ CUresult initialize() {
 // The end of a primary context: what it owned is gone. The error of a lost device stays, as the real driver's does.
 void tear_down(Driver &driver, Driver::Lock &lock, Device &device) {
   driver.wait(lock, device);
+  if (device.retained > 0) return;  // somebody has come back to it meanwhile
   driver.functions.remove_of(device);
   driver.modules.remove_of(device);
   driver.executables.remove_of(device);
@@ -192,8 +193,7 @@ MS_ENTRY cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
 MS_ENTRY cuDevicePrimaryCtxRelease_v2(CUdevice device) {
   return of_device(device, [&](Driver &driver, auto &lock, Device &found) {
     if (found.retained == 0) return refuse(CUDA_ERROR_INVALID_CONTEXT, "the primary context is not retained");
-    if (found.retained == 1) tear_down(driver, lock, found);
-    found.retained--;
+    if (--found.retained == 0) tear_down(driver, lock, found);
     return CUDA_SUCCESS;
   });
 }

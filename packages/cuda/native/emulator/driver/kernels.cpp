@@ -52,7 +52,9 @@ bool KernelLaunch::may_touch(uintptr_t address) const {
 // to a number, so a word whose lower half looks like one says nothing.
 bool KernelLaunch::foreign(uintptr_t word) const {
   constexpr uint32_t small_number = 1u << 26;
-  return static_cast<uint32_t>(word) >= small_number && !may_touch(word) && driver.holder(word, 0) != nullptr;
+  if (static_cast<uint32_t>(word) < small_number) return false;
+  const auto reserves = [word](const Device &other) { return other.memory.reserves(word); };
+  return std::ranges::any_of(driver.devices, reserves) && !may_touch(word) && driver.holder(word, 0) != nullptr;
 }
 
 // Says which argument leads where no memory of the device is; empty: none.

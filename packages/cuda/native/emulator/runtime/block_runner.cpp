@@ -104,7 +104,10 @@ void BlockRunner::abandon_fibers() {
     fiber->reset();
     free_fibers_.push_back(fiber.get());
   }
-  for (unsigned i = 0; i < count_; i++) threads_[i].copies.pending.clear();
+  for (unsigned i = 0; i < count_; i++) {
+    threads_[i].copies.pending.clear();
+    threads_[i].copies.open_group = 0;
+  }
 }
 
 Fiber &BlockRunner::free_fiber() {

@@ -31,7 +31,6 @@ metashard_change_stack:
   ret
 .size metashard_change_stack, .-metashard_change_stack
 )");
-extern "C" __attribute__((visibility("hidden"))) void metashard_change_stack(void **save, void *load);
 #endif
 
 namespace metashard::emulator {
@@ -71,8 +70,6 @@ void Fiber::reset() {
   stack_pointer_ = frame;
 }
 
-void Fiber::change(Fiber &from, Fiber &to) { metashard_change_stack(&from.stack_pointer_, to.stack_pointer_); }
-
 #else
 
 void Fiber::reset() {
@@ -82,8 +79,6 @@ void Fiber::reset() {
   context_.uc_link = nullptr;
   makecontext(&context_, entry_, 0);
 }
-
-void Fiber::change(Fiber &from, Fiber &to) { swapcontext(&from.context_, &to.context_); }
 
 #endif
 

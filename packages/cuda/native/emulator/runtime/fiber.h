@@ -6,6 +6,11 @@
 #include <ucontext.h>
 #endif
 
+#ifdef __x86_64__
+// Saves the stack pointer, with the callee-saved registers on the stack it leaves, and goes on where `load` was saved.
+extern "C" __attribute__((visibility("hidden"))) void metashard_change_stack(void **save, void *load);
+#endif
+
 namespace metashard::emulator {
 
 class Fiber {
@@ -39,5 +44,13 @@ class Fiber {
   ucontext_t context_{};
 #endif
 };
+
+inline void Fiber::change(Fiber &from, Fiber &to) {
+#ifdef __x86_64__
+  metashard_change_stack(&from.stack_pointer_, to.stack_pointer_);
+#else
+  swapcontext(&from.context_, &to.context_);
+#endif
+}
 
 }  // namespace metashard::emulator

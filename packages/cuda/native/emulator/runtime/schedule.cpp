@@ -23,6 +23,9 @@ unsigned member(uint32_t set, unsigned n) {
   return lowest(set);
 }
 
+// One file is one string in most builds, so that comparing the addresses does.
+bool same_file(const char *a, const char *b) { return a == b || std::strcmp(a, b) == 0; }
+
 std::string site(const char *file, int line) { return std::string(file) + ":" + std::to_string(line); }
 
 std::string lanes_text(uint32_t lanes) {
@@ -105,7 +108,7 @@ int BlockRunner::barrier(BarrierKind kind, bool predicate, const char *file, int
     barrier_.kind = kind;
     barrier_.file = file;
     barrier_.line = line;
-  } else if (kind != barrier_.kind || line != barrier_.line || std::strcmp(file, barrier_.file) != 0) {
+  } else if (kind != barrier_.kind || line != barrier_.line || !same_file(file, barrier_.file)) {
     fail(CUDA_ERROR_LAUNCH_FAILED,
          "meets another barrier than the " + std::to_string(barrier_.waiting) + " threads that wait at " +
              site(barrier_.file, barrier_.line), file, line);
