@@ -78,6 +78,8 @@ describe('help and usage', () => {
         run [options] <target> [prompt]  continue a prompt, or chat
         plan [options] <target>          show where a model would go, without loading it
         estimate [options] <target>      show what a model takes and which machines hold it
+        pack [options] <target>          write the weights as kernels use them, for fast starts and streaming
+        calibrate [options]              measure this machine's memory, processors and disk for plans
         devices [options]                list the devices of this machine
         help [command]                   display help for command
 

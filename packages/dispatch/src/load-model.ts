@@ -3,22 +3,26 @@ import { basename, resolve } from 'node:path';
 import {
   ArgumentError,
   CheckpointError,
+  type CheckpointIndex,
   ConfigError,
   type DeviceName,
   ensureBackend,
   native,
   type ProgramTensor,
   parseDevice,
+  type TensorId,
 } from '@metashard/core';
 import { findTiedParameters, type ParsedConfig } from '@metashard/meta';
 import { costsOf, readCalibration } from './calibrate.js';
 import { resolveDevices } from './devices.js';
+import type { LoadInstruction } from './executor-protocol.js';
 import { Executors, type MappedStore } from './executors.js';
 import { findStore, type StoreRequest, storedSources, writeStore } from './find-store.js';
 import { readGenerationConfig } from './generation-config.js';
 import { LoadedModel } from './loaded-model.js';
 import { type ModelSource, openModelSource } from './model-source.js';
 import type { LoadModelOptions, LoadProgress } from './options.js';
+import type { PackProgress } from './pack-model.js';
 import { storeFolder } from './packed-store.js';
 import type { DevicePlan } from './plan.js';
 import { planRecorded, type RecordedModel, recordModel } from './plan-device-map.js';
@@ -46,13 +50,7 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   }
   const recorded = recordSource(source, options);
   const planned = planSource(source, recorded, options);
-  const sources = findWeightSources({
-    program: recorded.program,
-    checkpoint,
-    baseModelPrefix: source.architecture.baseModelPrefix,
-    tied: findTiedParameters(source.model),
-    ignore: source.architecture.ignoredTensors,
-  });
+  const sources = sourcesOf(source, checkpoint, recorded);
   const tokenizer = await loadTokenizer(source.folder);
   const generationDefaults = readGenerationConfig(source.folder, tokenIds(source.config));
   applyThreads(options);
@@ -81,6 +79,48 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   }
   options.logger?.info(`loaded ${planned.plan.model} over ${[...planned.memory.keys()].join(', ')}`);
   return new LoadedModel({ source, recorded, planned, executors, tokenizer, generationDefaults });
+}
+
+export interface PackOptions {
+  /** Do not write one; throw if there is none. Default false. */
+  mustExist?: boolean;
+  onProgress?: (progress: PackProgress) => void;
+}
+
+/** Writes the packed store that `loadModel` would use with these options, if it is not there; returns its file. Throws what loading does. */
+export async function packStore(
+  nameOrFolder: string,
+  options: LoadModelOptions = {},
+  { mustExist = false, onProgress }: PackOptions = {},
+): Promise<string> {
+  const source = await openModelSource(nameOrFolder, options);
+  const { checkpoint } = source;
+  if (checkpoint === null) throw new CheckpointError(`${source.folder}: expected weights, got a config alone`);
+  const recorded = recordSource(source, options);
+  const sources = sourcesOf(source, checkpoint, recorded);
+  const request = { program: recorded.program, checkpoint, sources, offloadFolder: options.offloadFolder };
+  const found = findStore(request);
+  if (found !== null) return found.file;
+  if (mustExist)
+    throw new CheckpointError(
+      `${source.folder}: expected a packed store in ${storeFolder(options.offloadFolder)}, got none`,
+      { hint: 'metashard pack writes it' },
+    );
+  return (await writeStore(request, { onProgress, signal: options.signal })).file;
+}
+
+function sourcesOf(
+  source: ModelSource,
+  checkpoint: CheckpointIndex,
+  recorded: RecordedModel,
+): Map<TensorId, LoadInstruction> {
+  return findWeightSources({
+    program: recorded.program,
+    checkpoint,
+    baseModelPrefix: source.architecture.baseModelPrefix,
+    tied: findTiedParameters(source.model),
+    ignore: source.architecture.ignoredTensors,
+  });
 }
 
 /** The plan `loadModel` would follow; a folder with a config alone is enough. Throws what planning throws. */

@@ -61,7 +61,7 @@ function fewestEqualDevices({ ranges, devices }: PlacementProblem): Stage[] | un
   const capacities = devices.map((device) => device.capacity);
   const filled = sequentialPartition({ ranges, capacities });
   if (filled === undefined) return undefined;
-  const used = filled.findIndex((end) => end === ranges.units.length) + 1;
+  const used = filled.indexOf(ranges.units.length) + 1;
   const ends = balancedPartition({ ranges, capacities: capacities.slice(0, used) });
   return ends === undefined ? undefined : stagesOf(ends);
 }

@@ -6,7 +6,7 @@
 import { checkpointError } from '../safetensors.js';
 
 /** Most bytes of the pickles of one file; those of a checkpoint hold a few hundred bytes per tensor. */
-export const MAX_PICKLE_BYTES = 64 * 2 ** 20;
+export const MAX_PICKLE_BYTES = 32 * 2 ** 20;
 /** Longest string in a pickle. */
 const MAX_STRING_BYTES = 2 ** 20;
 /** Longest line of the text arguments of GLOBAL. */
@@ -40,23 +40,29 @@ export class PickleInput {
   }
 
   uint8(): number {
-    return this.#bytes.readUInt8(this.#take(1));
+    const start = this.#take(1);
+    return this.#bytes.readUInt8(start);
   }
   uint16(): number {
-    return this.#bytes.readUInt16LE(this.#take(2));
+    const start = this.#take(2);
+    return this.#bytes.readUInt16LE(start);
   }
   uint32(): number {
-    return this.#bytes.readUInt32LE(this.#take(4));
+    const start = this.#take(4);
+    return this.#bytes.readUInt32LE(start);
   }
   int32(): number {
-    return this.#bytes.readInt32LE(this.#take(4));
+    const start = this.#take(4);
+    return this.#bytes.readInt32LE(start);
   }
   float64(): number {
-    return this.#bytes.readDoubleBE(this.#take(8));
+    const start = this.#take(8);
+    return this.#bytes.readDoubleBE(start);
   }
   /** A length; one past 2^53 - 1 is an error. */
   uint64(): number {
-    const value = Number(this.#bytes.readBigUInt64LE(this.#take(8)));
+    const start = this.#take(8);
+    const value = Number(this.#bytes.readBigUInt64LE(start));
     if (!Number.isSafeInteger(value)) throw this.fail(`expected a length below 2^53, got ${value}`);
     return value;
   }
@@ -65,6 +71,7 @@ export class PickleInput {
   integer(length: number): bigint {
     const start = this.#take(length);
     if (length === 0) return 0n;
+    if (length <= 6) return BigInt(this.#bytes.readIntLE(start, length));
     const hex = Buffer.from(this.#bytes.subarray(start, start + length))
       .reverse()
       .toString('hex');
@@ -109,7 +116,7 @@ export class PickleInput {
     return this.#take(length);
   }
 
-  /** Where the next `length` bytes start; goes past them. */
+  /** Where the next `length` bytes start; goes past them. Call it before `#bytes` is looked at, which it may replace. */
   #take(length: number): number {
     this.#need(length);
     this.#at += length;

@@ -19,8 +19,8 @@ import {
 import { findGlobal } from './torch-globals.js';
 import type { TorchStorages } from './torch-storages.js';
 
-/** A tensor takes about 40 opcodes, 8 entries of the memo and 7 values: room for a quarter of a million tensors. */
-const LIMITS = { opcodes: 16_000_000, values: 2_000_000, memo: 4_000_000, stack: 1_000_000, marks: 1_000 };
+/** A tensor takes about 40 opcodes, 8 entries of the memo and 7 values: room for 200,000 tensors. */
+const LIMITS = { opcodes: 8_000_000, values: 1_500_000, memo: 2_000_000, stack: 1_000_000, marks: 1_000 };
 
 /** Longest whole number, in bytes. */
 const MAX_INTEGER_BYTES = 255;

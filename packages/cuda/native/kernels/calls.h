@@ -131,13 +131,13 @@ struct ms_attention_call {
   float *out;                      // [tokens, N, D]
   int64_t q_stride[2], k_stride[2], v_stride[2], out_stride[2];  // of a token, of a head
   int64_t cache_k_stride[3], cache_v_stride[3];                  // of a block, of a head, of a row
-  int64_t tokens, blocks, block_size, table_columns, table_stride;
-  int64_t window;  // 0: none
+  int64_t tokens, table_columns, table_stride;
   float scale, softcap;
-  int32_t sequences, N, KV, D, cache_dtype, causal;
+  int32_t sequences, N, KV, D, blocks, block_size, cache_dtype, causal;
+  int32_t window;  // 0: none
   // How work is cut: a block takes tokens_per_tile tokens of one sequence and heads_per_tile of the heads that share a kv head,
   // and goes through its key positions keys_per_tile at a time.
-  int32_t head_tiles, heads_per_tile, tokens_per_tile, keys_per_tile;
+  int32_t heads_per_tile, tokens_per_tile, keys_per_tile;
 };
 
 struct ms_rope_table_call {

@@ -8,20 +8,26 @@ namespace {
 struct DequantizeAndAdd {
   const ms_int8_linear_call &call;
 
-  // Σ x · CB · 2^-7 over outliers first, first + step, … of row t; the power of two keeps products of huge x finite.
-  __device__ __forceinline__ float outlier_sum(int64_t t, int64_t n, int first, int step) const {
+  // Terms are x · CB · 2^-7; the power of two keeps products of huge x finite.
+  template <int rows, int columns>
+  __device__ __forceinline__ void add_outliers(float (&sum)[rows][columns], const int64_t (&t)[rows], const int64_t (&n)[columns],
+                                               int first, int step) const {
     const ms_int8_product &product = call.product;
     const int32_t count = call.outlier_cols[0];
-    float sum = 0.0f;
     for (int32_t i = first; i < count; i += step) {
       const int32_t k = call.outlier_cols[1 + i];
       if (k < 0 || k >= product.K) continue;  // a list that is none: the host cannot look at it without waiting
-      const float x = call.x[t * call.x_stride + k];
-      if (call.per_row && fabsf(x) < call.threshold) continue;
-      const float CB = static_cast<float>(product.CB[packed_offset(product.K, n, k)]);
-      sum = ms_fma(x, CB * 0.0078125f, sum);
+      float CB[columns];
+#pragma unroll
+      for (int c = 0; c < columns; c++) CB[c] = static_cast<float>(product.CB[packed_offset(product.K, n[c], k)]) * 0.0078125f;
+#pragma unroll
+      for (int r = 0; r < rows; r++) {
+        const float x = call.x[t[r] * call.x_stride + k];
+        const float outlier = call.per_row && fabsf(x) < call.threshold ? 0.0f : x;
+#pragma unroll
+        for (int c = 0; c < columns; c++) sum[r][c] = ms_fma(outlier, CB[c], sum[r][c]);
+      }
     }
-    return sum;
   }
 
   __device__ __forceinline__ void store(int64_t t, int64_t n, int accumulator, float outliers) const {

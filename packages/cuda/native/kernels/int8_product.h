@@ -1,5 +1,6 @@
 // CA · CBᵀ over the packed CB in exact int32 (dp4a), for int8_linear.cu and int8_matmul.cu, which say what becomes of the sums: an
-// epilogue with outlier_sum(t, n, first, step), added up over any split of its terms, and store(t, n, accumulator, outliers).
+// epilogue with add_outliers(sum, t, n, first, step), which adds every step-th term from the first on to the sums [rows][columns] of
+// the rows t and columns n, and store(t, n, accumulator, outliers).
 // Few rows (decode): a block takes the 16 columns of a packed block, 16 threads side by side, 16 such groups along K. Many rows: a
 // block takes 64 × 64 outputs through shared memory.
 #pragma once
@@ -27,11 +28,12 @@ SIMT_DEVICE void int8_few_rows(const ms_int8_product &product, const Epilogue &e
   const int64_t n0 = static_cast<int64_t>(blockIdx.x) * block_rows;
   const int32_t *CB = block_words(product.CB, product.K, n0);
   const int32_t *CA[ROWS];
-  int sum[ROWS];
+  int64_t t[ROWS];
+  int sum[ROWS] = {};
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
-    CA[r] = product.CA + (r < product.rows ? r : product.rows - 1) * product.CA_stride;
-    sum[r] = 0;
+    t[r] = r < product.rows ? r : product.rows - 1;
+    CA[r] = product.CA + t[r] * product.CA_stride;
   }
 #pragma unroll 4
   for (int64_t word = slice; word < product.words; word += slices) {
@@ -39,21 +41,23 @@ SIMT_DEVICE void int8_few_rows(const ms_int8_product &product, const Epilogue &e
 #pragma unroll
     for (int r = 0; r < ROWS; r++) sum[r] = __dp4a(CA[r][word], b, sum[r]);
   }
+  float outliers[ROWS][1] = {};
+  epilogue.add_outliers(outliers, t, {n0 + n}, slice, slices);
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     shared.accumulators[slice][r][n] = sum[r];
-    shared.outliers[slice][r][n] = r < product.rows ? epilogue.outlier_sum(r, n0 + n, slice, slices) : 0.0f;
+    shared.outliers[slice][r][n] = outliers[r][0];
   }
   __syncthreads();
   const int r = threadIdx.x / block_rows;
   if (r >= product.rows || n0 + n >= product.N) return;
   int accumulator = 0;
-  float outliers = 0.0f;
+  float outlier_sum = 0.0f;
   for (int s = 0; s < slices; s++) {
     accumulator += shared.accumulators[s][r][n];
-    outliers += shared.outliers[s][r][n];
+    outlier_sum += shared.outliers[s][r][n];
   }
-  epilogue.store(r, n0 + n, accumulator, outliers);
+  epilogue.store(r, n0 + n, accumulator, outlier_sum);
 }
 
 template <class Epilogue>
@@ -98,12 +102,21 @@ SIMT_DEVICE void int8_tiles(const ms_int8_product &product, const Epilogue &epil
     }
     __syncthreads();
   }
+  // Outputs beyond the last row or column repeat it, and are not stored.
+  int64_t t[outputs_each], n[outputs_each];
+#pragma unroll
+  for (int i = 0; i < outputs_each; i++) {
+    t[i] = min(t0 + y + 16 * i, product.rows - 1);
+    n[i] = min(n0 + x + 16 * i, product.N - 1);
+  }
+  float outliers[outputs_each][outputs_each] = {};
+  epilogue.add_outliers(outliers, t, n, 0, 1);
 #pragma unroll
   for (int i = 0; i < outputs_each; i++) {
 #pragma unroll
     for (int j = 0; j < outputs_each; j++) {
-      const int64_t t = t0 + y + 16 * i, n = n0 + x + 16 * j;
-      if (t < product.rows && n < product.N) epilogue.store(t, n, sum[i][j], epilogue.outlier_sum(t, n, 0, 1));
+      const bool exists = t[i] == t0 + y + 16 * i && n[j] == n0 + x + 16 * j;
+      if (exists) epilogue.store(t[i], n[j], sum[i][j], outliers[i][j]);
     }
   }
 }

@@ -1,10 +1,12 @@
 /** The command line: its verbs, one file each, and what is the same for all: help, version, errors and exit codes. */
 import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
+import { defineCalibrate } from './calibrate.js';
 import { type CliIo, OutputClosed } from './cli-io.js';
 import { defineDevices } from './devices.js';
 import { defineEstimate } from './estimate.js';
 import { Stopped } from './interrupts.js';
+import { definePack } from './pack.js';
 import { definePlan } from './plan.js';
 import { EXIT, reportError } from './report-error.js';
 import { defineRun } from './run.js';
@@ -45,6 +47,8 @@ function makeProgram(io: CliIo): Command {
   defineRun(program, io);
   definePlan(program, io);
   defineEstimate(program, io);
+  definePack(program, io);
+  defineCalibrate(program, io);
   defineDevices(program, io);
   return program;
 }
