@@ -171,9 +171,10 @@ export async function runEndToEnd(
   }
 }
 
-/** The samples that count: the clean ones, else all (and then marked). */
-function counted({ clean, noisy }, reps) {
-  return clean.length >= reps ? { samples: clean, mark: '' } : { samples: [...clean, ...noisy], mark: '†' };
+/** The samples that count: the clean ones, else the `needed` least disturbed ones, and then marked. */
+function counted({ clean, noisy }, needed) {
+  if (clean.length >= needed) return { samples: clean, mark: '' };
+  return { samples: [...clean, ...noisy.toSorted((a, b) => a.noise - b.noise)].slice(0, needed), mark: '†' };
 }
 
 const percent = (share) => `${(100 * share).toFixed(0)} %`;

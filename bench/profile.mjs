@@ -15,6 +15,8 @@ import { Control, Ring } from '../packages/dispatch/dist/ring.js';
 import { describeBatch } from '../packages/dispatch/dist/scheduler.js';
 import { StepView, slotWords, writeStep } from '../packages/dispatch/dist/step.js';
 import { findWeightSources, instructionsFor } from '../packages/dispatch/dist/weight-sources.js';
+import { watchNoise } from './noise.mjs';
+import { median } from './statistics.mjs';
 import { markdownTable } from './table.mjs';
 
 const BLOCK = 16;
@@ -104,8 +106,6 @@ function timeOps({ executor, open }, step, reps) {
   }
   return { ops, times: times.map(median), whole: median(whole) };
 }
-
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
 
 /** Ops of the same name and the same place in a block, summed over the blocks. */
 function groupOps({ ops, times }, program) {

@@ -136,7 +136,7 @@ describe('help and usage', () => {
     [['run', STORIES, 'a', '--max-memory', 'cpu:0'], 'error: --max-memory: expected a map from devices to sizes'],
     [['run', 'no/such', 'a'], 'error: model "no/such": expected a model folder or a cached id'],
     [['plan', 'none.yaml'], 'error: none.yaml: expected a readable YAML file, got no such file'],
-    [['plan', STORIES, '--devices', 'disk'], 'hint:'],
+    [['plan', STORIES, '--devices', 'disk'], 'expected a device that computes, got disk alone'],
     [['plan', STORIES, '--device-map', '{"nothing": "cpu"}'], 'error: '],
     [['run', STORIES], 'error: prompt: expected a text as argument, in the YAML or on standard input, got none'],
   ])('exits with 2 on wrong usage: %j', async (args, message) => {

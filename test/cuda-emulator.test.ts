@@ -129,7 +129,11 @@ describe('under the plugin', () => {
       const context = addon.openContext('cuda', 0, 0);
       const first = addon.alloc(context, 40 << 20, 4);
       let refused;
-      try { addon.alloc(context, 40 << 20, 4); } catch (error) { refused = { status: error.status, message: error.message }; }
+      try {
+        addon.alloc(context, 40 << 20, 4);
+      } catch ({ status, message }) {
+        refused = { status, message };
+      }
       addon.free(first);
       addon.alloc(context, 60 << 20, 4);
       return refused;
@@ -149,7 +153,8 @@ describe('under the plugin', () => {
       addon.copy(buffers[0], 0, buffers[3], 0, bytes.length);
       const back = new Uint8Array(bytes.length);
       addon.read(buffers[0], 0, back);
-      return { equal: back.every((byte, i) => byte === bytes[i]), peers: JSON.parse(addon.describeBackend('cuda')).peers };
+      const { peers } = JSON.parse(addon.describeBackend('cuda'));
+      return { equal: back.every((byte, i) => byte === bytes[i]), peers };
     `;
     const { value } = inAddon(body, { METASHARD_CUDA_EMULATED: '4x32MiB', METASHARD_EMULATOR: words });
     expect(value).toMatchObject({ equal: true });

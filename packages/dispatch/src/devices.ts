@@ -51,6 +51,11 @@ export function resolveDevices({ devices, maxMemory = {}, reserve = 0 }: DeviceR
   const repeated = names.find((name, i) => names.indexOf(name) !== i);
   if (repeated !== undefined) throw new ConfigError(`devices: expected each device once, got ${repeated} twice`);
   if (names.length === 0) throw new ConfigError('devices: expected at least one device, got an empty list');
+  if (names.every((name) => name === 'disk')) {
+    throw new ConfigError('devices: expected a device that computes, got disk alone', {
+      hint: 'add cpu: it computes what the disk holds',
+    });
+  }
   const stray = [...limits.keys()].find((name) => !names.includes(name));
   if (stray !== undefined) {
     throw new ConfigError(`max_memory.${stray}: expected one of the devices ${names.join(', ')}`, {

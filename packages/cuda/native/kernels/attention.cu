@@ -10,7 +10,7 @@
 namespace {
 
 struct Sequence {
-  int64_t start, queries, context;
+  int32_t start, queries, context;
   const int32_t *blocks;  // null without cache
 };
 
@@ -20,15 +20,14 @@ SIMT_DEVICE Sequence sequence_of(const ms_attention_call &call, int s) {
 }
 
 SIMT_DEVICE bool fits(const ms_attention_call &call, const Sequence &q) {
-  if (q.start < 0 || q.start + q.queries > call.tokens || q.context < q.queries) return false;
+  if (q.start < 0 || static_cast<int64_t>(q.start) + q.queries > call.tokens || q.context < q.queries) return false;
   if (q.blocks == nullptr) return q.context == q.queries;
-  return (q.context + call.block_size - 1) / call.block_size <= call.table_columns;
+  return q.context <= call.table_columns * call.block_size;
 }
 
 // First element of a cache row, in elements; -1 where the table names no block of the cache.
-SIMT_DEVICE int64_t cache_row(const ms_attention_call &call, const int64_t (&stride)[3], const Sequence &q, int64_t position, int kv_head) {
-  const int32_t size = static_cast<int32_t>(call.block_size), index = static_cast<int32_t>(position) / size;
-  const int64_t block = q.blocks[index], row = static_cast<int32_t>(position) % size;
+SIMT_DEVICE int64_t cache_row(const ms_attention_call &call, const int64_t (&stride)[3], const Sequence &q, int position, int kv_head) {
+  const int block = q.blocks[position / call.block_size], row = position % call.block_size;
   if (block < 0 || block >= call.blocks) return -1;
   return block * stride[0] + kv_head * stride[1] + row * stride[2];
 }
@@ -37,7 +36,7 @@ SIMT_DEVICE int64_t cache_row(const ms_attention_call &call, const int64_t (&str
 
 struct Tile {
   Sequence sequence;
-  int64_t first_token;  // within the sequence
+  int first_token;  // within the sequence
   int tokens, first_head, heads, kv_head;
   int rows;  // tokens · heads
 };
@@ -71,17 +70,19 @@ SIMT_DEVICE TileMemory memory_of(const ms_attention_call &call, unsigned char *s
 // Thread 0 looks; found = {sequence, tile}, sequence -1 beyond the last.
 SIMT_DEVICE void find_tile(const ms_attention_call &call, int (&found)[2]) {
   if (threadIdx.x == 0) {
-    int64_t first = 0;
-    found[0] = -1;
+    int tile = static_cast<int>(blockIdx.x), sequence = -1;
 #pragma unroll 4
     for (int s = 0; s < call.sequences; s++) {
-      const int64_t end = first + (max(call.query_lengths[s], 0) + call.tokens_per_tile - 1) / call.tokens_per_tile;
-      if (blockIdx.x >= first && blockIdx.x < end) {
-        found[0] = s;
-        found[1] = static_cast<int>(blockIdx.x - first);
+      const int tiles = (max(call.query_lengths[s], 0) + call.tokens_per_tile - 1) / call.tokens_per_tile;
+      if (sequence >= 0) continue;
+      if (tile < tiles) {
+        sequence = s;
+      } else {
+        tile -= tiles;
       }
-      first = end;
     }
+    found[0] = sequence;
+    found[1] = tile;
   }
   __syncthreads();
 }
@@ -89,10 +90,10 @@ SIMT_DEVICE void find_tile(const ms_attention_call &call, int (&found)[2]) {
 SIMT_DEVICE Tile tile_of(const ms_attention_call &call, const int (&found)[2]) {
   Tile tile;
   tile.sequence = sequence_of(call, found[0]);
-  tile.first_token = static_cast<int64_t>(found[1]) * call.tokens_per_tile;
-  tile.tokens = static_cast<int>(min(static_cast<int64_t>(call.tokens_per_tile), tile.sequence.queries - tile.first_token));
-  const int group = call.N / call.KV, head_tile = blockIdx.y % call.head_tiles;
-  tile.kv_head = blockIdx.y / call.head_tiles;
+  tile.first_token = found[1] * call.tokens_per_tile;
+  tile.tokens = min(call.tokens_per_tile, tile.sequence.queries - tile.first_token);
+  const int group = call.N / call.KV, head_tiles = gridDim.y / call.KV, head_tile = blockIdx.y % head_tiles;
+  tile.kv_head = blockIdx.y / head_tiles;
   tile.first_head = tile.kv_head * group + head_tile * call.heads_per_tile;
   tile.heads = min(call.heads_per_tile, group - head_tile * call.heads_per_tile);
   tile.rows = tile.tokens * tile.heads;
@@ -101,23 +102,28 @@ SIMT_DEVICE Tile tile_of(const ms_attention_call &call, const int (&found)[2]) {
 
 // Position of row r's token, and the positions it sees: first … end - 1.
 struct Seen {
-  int64_t position, first, end;
+  int position, first, end;
 };
 
 SIMT_DEVICE Seen seen_by(const ms_attention_call &call, const Tile &tile, int row) {
   const Sequence &q = tile.sequence;
-  const int64_t position = q.context - q.queries + tile.first_token + row / tile.heads;
-  const int64_t first = call.window > 0 ? max(position - call.window + 1, static_cast<int64_t>(0)) : 0;
+  const int position = q.context - q.queries + tile.first_token + row / tile.heads;
+  const int first = call.window > 0 ? max(position - call.window + 1, 0) : 0;
   return {position, first, call.causal ? position + 1 : q.context};
 }
 
+// Of the call.
+SIMT_DEVICE int64_t token_of(const Tile &tile, int row) {
+  return static_cast<int64_t>(tile.sequence.start) + tile.first_token + row / tile.heads;
+}
+
 SIMT_DEVICE const float *query_row(const ms_attention_call &call, const Tile &tile, int row) {
-  const int64_t token = tile.sequence.start + tile.first_token + row / tile.heads;
+  const int64_t token = token_of(tile, row);
   return call.q + token * call.q_stride[0] + (tile.first_head + row % tile.heads) * call.q_stride[1];
 }
 
 SIMT_DEVICE float *out_row(const ms_attention_call &call, const Tile &tile, int row) {
-  const int64_t token = tile.sequence.start + tile.first_token + row / tile.heads;
+  const int64_t token = token_of(tile, row);
   return call.out + token * call.out_stride[0] + (tile.first_head + row % tile.heads) * call.out_stride[1];
 }
 
@@ -138,12 +144,12 @@ SIMT_DEVICE void load_queries(const ms_attention_call &call, const Tile &tile, c
 
 // Keys (or values) of positions key … key + count - 1 into shared memory, as float32.
 SIMT_DEVICE void load_rows(const ms_attention_call &call, const Tile &tile, const void *cache, const int64_t (&cache_stride)[3],
-                           const float *fresh, const int64_t (&fresh_stride)[2], int64_t key, int count, float *to) {
+                           const float *fresh, const int64_t (&fresh_stride)[2], int key, int count, float *to) {
   const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
   for (int j = threadIdx.x / 32; j < count; j += warps) {
     float *row = to + j * padded(call.D);
     if (cache == nullptr) {
-      const float *from = fresh + (tile.sequence.start + key + j) * fresh_stride[0] + tile.kv_head * fresh_stride[1];
+      const float *from = fresh + static_cast<int64_t>(tile.sequence.start + key + j) * fresh_stride[0] + tile.kv_head * fresh_stride[1];
       for (int d = lane; d < call.D; d += 32) row[d] = from[d];
     } else {
       const int64_t from = cache_row(call, cache_stride, tile.sequence, key + j, tile.kv_head);
@@ -153,7 +159,7 @@ SIMT_DEVICE void load_rows(const ms_attention_call &call, const Tile &tile, cons
 }
 
 // scores[r][j] of the positions row r sees, -∞ for the others.
-SIMT_DEVICE void compute_scores(const ms_attention_call &call, const Tile &tile, const TileMemory &memory, int64_t key, int count) {
+SIMT_DEVICE void compute_scores(const ms_attention_call &call, const Tile &tile, const TileMemory &memory, int key, int count) {
   for (int pair = threadIdx.x; pair < tile.rows * count; pair += blockDim.x) {
     const int r = pair / count, j = pair % count;
     const Seen seen = seen_by(call, tile, r);
@@ -197,12 +203,11 @@ SIMT_DEVICE void advance_softmax(const ms_attention_call &call, const Tile &tile
 }
 
 // sums[r][d] += Σ exponential · value over the positions row r sees.
-SIMT_DEVICE void add_values(const ms_attention_call &call, const Tile &tile, const TileMemory &memory, int64_t key, int count) {
+SIMT_DEVICE void add_values(const ms_attention_call &call, const Tile &tile, const TileMemory &memory, int key, int count) {
   for (int pair = threadIdx.x; pair < tile.rows * call.D; pair += blockDim.x) {
     const int r = pair / call.D, d = pair % call.D;
     const Seen seen = seen_by(call, tile, r);
-    const int first = static_cast<int>(min(max(seen.first - key, static_cast<int64_t>(0)), static_cast<int64_t>(count)));
-    const int end = static_cast<int>(min(max(seen.end - key, static_cast<int64_t>(0)), static_cast<int64_t>(count)));
+    const int first = max(seen.first - key, 0), end = min(seen.end - key, count);
     const float *scores = memory.scores + r * call.keys_per_tile, *values = memory.keys + d;
     float sum = memory.sums[pair] * memory.correction[r];
     for (int j = first; j < end; j++) sum = ms_fma(scores[j], values[j * padded(call.D)], sum);
@@ -220,7 +225,7 @@ SIMT_DEVICE void store_rows(const ms_attention_call &call, const Tile &tile, con
 SIMT_DEVICE void refuse_rows(const ms_attention_call &call, const Tile &tile) {
   for (int pair = threadIdx.x; pair < tile.rows * call.D; pair += blockDim.x) {
     const int r = pair / call.D;
-    const int64_t token = tile.sequence.start + tile.first_token + r / tile.heads;
+    const int64_t token = token_of(tile, r);
     if (token >= 0 && token < call.tokens) out_row(call, tile, r)[pair % call.D] = NAN;
   }
 }
@@ -241,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(128) ms_attention_write_cache(ms_at
   if (owner == 0x7fffffff) return;
   const Sequence q = sequence_of(call, owner);
   if (!fits(call, q)) return;
-  const int64_t position = q.context - q.queries + token - q.start;
+  const int position = q.context - q.queries + static_cast<int>(token) - q.start;
   for (int h = threadIdx.x / 32; h < call.KV; h += blockDim.x / 32) {
     const int64_t k_row = cache_row(call, call.cache_k_stride, q, position, h);
     const int64_t v_row = cache_row(call, call.cache_v_stride, q, position, h);
@@ -264,9 +269,9 @@ extern "C" __global__ void __launch_bounds__(128) ms_attention(ms_attention_call
   if (!fits(call, tile.sequence)) return refuse_rows(call, tile);
   const TileMemory memory = memory_of(call, smem);
   load_queries(call, tile, memory);
-  const int64_t begin = seen_by(call, tile, 0).first, end = seen_by(call, tile, tile.rows - 1).end;
-  for (int64_t key = begin; key < end; key += call.keys_per_tile) {
-    const int count = static_cast<int>(min(static_cast<int64_t>(call.keys_per_tile), end - key));
+  const int begin = seen_by(call, tile, 0).first, end = seen_by(call, tile, tile.rows - 1).end;
+  for (int key = begin; key < end; key += call.keys_per_tile) {
+    const int count = min(call.keys_per_tile, end - key);
     load_rows(call, tile, call.cache_k, call.cache_k_stride, call.k, call.k_stride, key, count, memory.keys);
     __syncthreads();
     compute_scores(call, tile, memory, key, count);

@@ -34,8 +34,8 @@ void read_cache(const Arguments &arguments, ms_attention_call &call) {
   call.cache_k = cache_k.data;
   call.cache_v = cache_v.data;
   call.cache_dtype = cache_k.dtype;
-  call.blocks = cache_k.shape[0];
-  call.block_size = cache_k.shape[2];
+  call.blocks = static_cast<int32_t>(cache_k.shape[0]);
+  call.block_size = static_cast<int32_t>(cache_k.shape[2]);
   std::copy_n(cache_k.stride, 3, call.cache_k_stride);
   std::copy_n(cache_v.stride, 3, call.cache_v_stride);
   call.block_tables = tables.as<int32_t>();
@@ -49,7 +49,7 @@ void read_attributes(const Arguments &arguments, ms_attention_call &call) {
   const double window = arguments.attribute(2), softcap = arguments.attribute(3);
   EXPECT(window >= 0 && window == std::floor(window), "attention: expected a window of 0 or a number of positions, got %g", window);
   EXPECT(softcap >= 0, "attention: expected a softcap of at least 0, got %g", softcap);
-  call.window = window < 9e15 ? static_cast<int64_t>(window) : 0;
+  call.window = window < INT32_MAX ? static_cast<int32_t>(window) : 0;  // more than there can be positions
   call.softcap = static_cast<float>(softcap);
 }
 
@@ -60,7 +60,6 @@ void cut(ms_attention_call &call) {
   const int64_t rows = std::clamp<int64_t>(shared_floats / (4 * D), 1, most_rows);
   const int64_t head_tiles = ceil_div(group, rows);
   call.heads_per_tile = static_cast<int32_t>(ceil_div(group, head_tiles));
-  call.head_tiles = static_cast<int32_t>(ceil_div(group, call.heads_per_tile));
   call.tokens_per_tile = call.tokens > call.sequences ? static_cast<int32_t>(std::max<int64_t>(1, rows / call.heads_per_tile)) : 1;
   const int64_t taken = static_cast<int64_t>(call.heads_per_tile) * call.tokens_per_tile;
   const int64_t keys = std::min((shared_floats - taken * (2 * D + 3)) / ((D | 1) + taken), most_keys);
@@ -75,6 +74,7 @@ size_t shared_bytes(const ms_attention_call &call) {
 void check_heads(int64_t N, int64_t KV, int64_t D) {
   EXPECT(KV > 0 && N % KV == 0, "attention: expected a number of heads that %lld kv heads divide, got %lld",
          static_cast<long long>(KV), static_cast<long long>(N));
+  EXPECT(N <= INT32_MAX, "attention: expected at most %d heads, got %lld", INT32_MAX, static_cast<long long>(N));
   EXPECT(D > 0 && D <= longest_D, "attention: expected a head size of 1 to %lld, got %lld", static_cast<long long>(longest_D),
          static_cast<long long>(D));
 }
@@ -129,8 +129,8 @@ void run(const Arguments &arguments, const Launcher &launcher) {
   if (call.cache_k != nullptr) launcher.launch(launcher.kernels.ms_attention_write_cache, {call.tokens}, threads, call);
   // Every sequence may end with a tile that is not full.
   const int64_t tiles = call.tokens / call.tokens_per_tile + call.sequences;
-  launcher.launch(launcher.kernels.ms_attention, {tiles, static_cast<int64_t>(call.KV) * call.head_tiles}, threads, call,
-                  shared_bytes(call));
+  const int64_t head_tiles = ceil_div(call.N / call.KV, call.heads_per_tile);
+  launcher.launch(launcher.kernels.ms_attention, {tiles, call.KV * head_tiles}, threads, call, shared_bytes(call));
 }
 
 }  // namespace

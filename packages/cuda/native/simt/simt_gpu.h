@@ -63,8 +63,8 @@ template <int N>
 SIMT_DEVICE void cp_async_wait() {}
 #endif
 
-// ---- four 8 × 8 matrices of 16-bit elements from shared memory: lane l passes the address of row l % 8 of matrix l / 8 and gets,
-// in register i, elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of matrix i (transposed: of its transpose)
+// ---- four 8 × 8 matrices of 16-bit elements from shared memory: lane l passes the address of row l % 8 of matrix l / 8 and
+// gets, in register i, elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of matrix i (transposed: of its transpose)
 SIMT_DEVICE void ldmatrix_x4(unsigned (&r)[4], const void *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])

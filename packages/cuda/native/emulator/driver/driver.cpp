@@ -201,7 +201,9 @@ MS_ENTRY cuDevicePrimaryCtxRelease_v2(CUdevice device) {
 MS_ENTRY cuCtxSetCurrent(CUcontext context) {
   return with_driver([&](Driver &driver, auto &) {
     Device *device = context == nullptr ? nullptr : device_of(driver, context);
-    if (context != nullptr && device == nullptr) return refuse(CUDA_ERROR_INVALID_CONTEXT, "no such context, or it was released");
+    if (context != nullptr && device == nullptr) {
+      return refuse(CUDA_ERROR_INVALID_CONTEXT, "no such context, or it was released");
+    }
     current_device = device;
     return CUDA_SUCCESS;
   });

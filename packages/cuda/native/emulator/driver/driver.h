@@ -177,7 +177,7 @@ struct Driver {
   void start_thread(Device &device);
 
   // ---- graphs.cpp
-  // Appends to the stream, or to the graph it is being captured into. Waiting for an event of a capture takes the stream into it.
+  // Appends to the stream, or to the graph it is being captured into. Waiting for an event of a capture takes the stream in.
   CUresult submit(Stream &stream, Operation operation);
   // Fails, and invalidates the capture, where the calling thread may not make this call because of a capture.
   CUresult check_no_capture(const char *call);

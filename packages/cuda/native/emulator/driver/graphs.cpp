@@ -1,6 +1,6 @@
 // Stream capture and graphs. While a stream is captured, what it is given becomes nodes of a graph; a stream that waits for an
-// event of the capture joins it, and its last node has to flow back into the first stream before the capture ends. A launch runs
-// the nodes one after another, in an order that their edges allow.
+// event of the capture joins it, and its last node has to flow back into the first stream before the capture ends. A launch
+// runs the nodes one after another, in an order that their edges allow.
 #include <algorithm>
 
 #include "driver.h"
@@ -72,7 +72,8 @@ CUresult Driver::submit(Stream &stream, Operation operation) {
   const std::shared_ptr<Capture> foreign = operation.wait == nullptr ? nullptr : operation.wait->capture;
   if (stream.capture != nullptr) {
     if (operation.wait != nullptr && foreign != stream.capture) {
-      return invalidate(*stream.capture, CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "a captured stream waits for an event from outside");
+      return invalidate(*stream.capture, CUDA_ERROR_STREAM_CAPTURE_ISOLATION,
+                        "a captured stream waits for an event from outside");
     }
     add_node(stream, std::move(operation));
   } else if (foreign != nullptr) {
@@ -89,9 +90,10 @@ CUresult Driver::submit(Stream &stream, Operation operation) {
 CUresult Driver::check_no_capture(const char *call) {
   for (const Device &device : devices) {
     for (const Stream *stream : device.streams) {
-      if (stream->capture == nullptr || stream->capture->mode == CaptureMode::relaxed) continue;
-      if (stream->capture->mode == CaptureMode::thread_local_ && stream->capture->thread != std::this_thread::get_id()) continue;
-      return invalidate(*stream->capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+      Capture *capture = stream->capture.get();
+      if (capture == nullptr || capture->mode == CaptureMode::relaxed) continue;
+      if (capture->mode == CaptureMode::thread_local_ && capture->thread != std::this_thread::get_id()) continue;
+      return invalidate(*capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
                         std::string(call) + ": not allowed while this thread captures a stream");
     }
   }

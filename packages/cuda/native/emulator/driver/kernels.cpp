@@ -181,8 +181,9 @@ MS_ENTRY cuFuncSetAttribute(CUfunction handle, CUfunction_attribute attribute, i
   });
 }
 
-MS_ENTRY cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                        unsigned block_z, unsigned dynamic_shared, CUstream stream_handle, void **parameters, void **extra) {
+MS_ENTRY cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                        unsigned block_y, unsigned block_z, unsigned dynamic_shared, CUstream stream_handle,
+                        void **parameters, void **extra) {
   return on_device([&](Driver &driver, auto &, Device &device) {
     CUresult status = CUDA_SUCCESS;
     const auto stream = driver.stream_of(device, stream_handle, status);

@@ -1,6 +1,6 @@
-// The entry points of memory and copies. A copy between a device and pinned host memory reads and writes it when the stream comes
-// to it; pageable memory is read before the call returns, or written before it does. Copies run under a fault guard: host memory
-// that is gone by then costs the device, not the process.
+// The entry points of memory and copies. A copy between a device and pinned host memory reads and writes it when the stream
+// comes to it; pageable memory is read before the call returns, or written before it does. Copies run under a fault guard: host
+// memory that is gone by then costs the device, not the process.
 #include <sys/mman.h>
 
 #include <cstring>

@@ -53,7 +53,9 @@ void Driver::start_thread(Device &device) {
 
 std::shared_ptr<Stream> Driver::next_stream(Device &device) {
   std::vector<Stream *> ready;
-  std::ranges::copy_if(device.streams, std::back_inserter(ready), [&](auto *stream) { return may_run(*stream, settings.lazy); });
+  for (Stream *stream : device.streams) {
+    if (may_run(*stream, settings.lazy)) ready.push_back(stream);
+  }
   if (ready.empty()) return nullptr;
   if (settings.seed != 0) return streams.find(ready[random(device) % ready.size()]);
   const auto ticket = [](const Stream *stream) { return stream->queue.front().ticket; };

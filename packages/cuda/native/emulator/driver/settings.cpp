@@ -81,7 +81,8 @@ bool read_settings(const char *devices, const char *words, Settings &settings, s
     return false;
   }
   if (!each_part(devices, [&](std::string_view part) { return read_devices(part, settings.devices); })) {
-    why = std::string("METASHARD_CUDA_EMULATED: expected up to 64 devices like 4x2GiB or 2GiB,64MiB@sm_75, got \"") + devices + "\"";
+    why = std::string("METASHARD_CUDA_EMULATED: expected up to 64 devices like 4x2GiB or 2GiB,64MiB@sm_75, got \"") + devices +
+          "\"";
     return false;
   }
   if (words == nullptr || *words == '\0') return true;
@@ -91,7 +92,9 @@ bool read_settings(const char *devices, const char *words, Settings &settings, s
     word.remove_prefix(5);
     return take_number(word, settings.seed) && word.empty();
   });
-  if (!known) why = std::string("METASHARD_EMULATOR: expected words of lazy, seed=NUMBER, separated by commas, got \"") + words + "\"";
+  if (!known) {
+    why = std::string("METASHARD_EMULATOR: expected words of lazy, seed=NUMBER, separated by commas, got \"") + words + "\"";
+  }
   return known;
 }
 

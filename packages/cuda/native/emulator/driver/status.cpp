@@ -34,7 +34,7 @@ std::string words_of(const char *name) {
   for (const char *prefix : {"CUDA_ERROR_", "CUDA_"}) {
     if (words.starts_with(prefix)) words.erase(0, std::strlen(prefix));
   }
-  std::ranges::transform(words, words.begin(), [](unsigned char c) { return c == '_' ? ' ' : static_cast<char>(std::tolower(c)); });
+  for (char &c : words) c = c == '_' ? ' ' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   return words;
 }
 

@@ -1,5 +1,5 @@
-// The entry points of streams and events. An event is the point that its last record has put into a stream's order; a stream that
-// waits for an event waits for the point that is there at the call.
+// The entry points of streams and events. An event is the point that its last record has put into a stream's order; a stream
+// that waits for an event waits for the point that is there at the call.
 #include <algorithm>
 
 #include "driver.h"

@@ -19,7 +19,8 @@ namespace {
 constexpr size_t cheap_to_poison = 64 << 10;
 
 std::string triple(const char *what, uint3 index) {
-  return std::string(what) + " (" + std::to_string(index.x) + "," + std::to_string(index.y) + "," + std::to_string(index.z) + ")";
+  const std::string numbers = std::to_string(index.x) + "," + std::to_string(index.y) + "," + std::to_string(index.z);
+  return std::string(what) + " (" + numbers + ")";
 }
 
 // The three numbers of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
@@ -90,7 +91,8 @@ bool BlockRunner::run(uint64_t block, KernelFailure &failure) {
   } else if (!shared_.canary_intact(launch_->dynamic_shared)) {
     failure_ = {CUDA_ERROR_ILLEGAL_ADDRESS,
                 std::string("kernel ") + launch_->kernel->name + ", " + triple("block", block_index_) +
-                    ": wrote past the end of its " + std::to_string(launch_->dynamic_shared) + " bytes of dynamic shared memory"};
+                    ": wrote past the end of its " + std::to_string(launch_->dynamic_shared) +
+                    " bytes of dynamic shared memory"};
   }
   if (failure_.status == CUDA_SUCCESS) return true;
   failure = std::move(failure_);

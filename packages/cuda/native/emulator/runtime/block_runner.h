@@ -1,6 +1,6 @@
 // Runs the threads of one block on one host thread, a fiber each. A thread runs until it waits for others; then another does.
-// Threads that never wait share one fiber and never switch. What CUDA leaves undefined (a barrier that some threads miss, a mask
-// whose lanes do not come) ends the block with an error that names kernel, block, thread and source line.
+// Threads that never wait share one fiber and never switch. What CUDA leaves undefined (a barrier that some threads miss, a
+// mask whose lanes do not come) ends the block with an error that names kernel, block, thread and source line.
 #pragma once
 #include <cstdint>
 #include <memory>

@@ -104,7 +104,7 @@ class Helpers {
     BlockRunner &runner = BlockRunner::of_this_thread();
     std::unique_lock lock(mutex_);
     for (;;) {
-      const auto open = std::find_if(offered_.begin(), offered_.end(), [](const SharedGrid *grid) { return grid->has_blocks(); });
+      const auto open = std::ranges::find_if(offered_, &SharedGrid::has_blocks);
       if (open == offered_.end()) {
         offered_or_left_.wait(lock);
         continue;

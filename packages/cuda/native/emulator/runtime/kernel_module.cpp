@@ -1,5 +1,5 @@
-// Compiled into every library of kernels built for the host, with MS_KERNEL_LIST naming its list of MS_KERNEL(name, parameters):
-// declares the kernels (the linker finds a missing one), describes them, and owns the dynamic shared memory.
+// Compiled into every library of kernels built for the host, with MS_KERNEL_LIST naming its list of MS_KERNEL(name,
+// parameters): declares the kernels (the linker finds a missing one), describes them, and owns the dynamic shared memory.
 #include "kernel_module.h"
 
 #include "../../simt/simt.h"

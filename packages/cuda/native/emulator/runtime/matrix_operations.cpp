@@ -70,8 +70,8 @@ void load_matrices(void **arguments, Element &&element) {
 
 }  // namespace
 
-// A [16, 32], row g: a0 (columns 4t … 4t + 3), a2 (16 further); row g + 8: a1, a3. B [32, 8], column g: b0 (rows 4t … 4t + 3),
-// b1 (16 further). D as above.
+// A [16, 32], row g: a0 (columns 4t … 4t + 3), a2 (16 further); row g + 8: a1, a3. B [32, 8], column g: b0 (rows
+// 4t … 4t + 3), b1 (16 further). D as above.
 void matrix_product_s8(void **arguments, unsigned) {
   int8_t a[16][32], b[8][32];
   for (int lane = 0; lane < 32; lane++) {

@@ -178,8 +178,8 @@ void BlockRunner::run_meeting(Thread &last, uint32_t group) {
     const Meeting &other = threads_[static_cast<unsigned>(last.warp) * warp_lanes + lane].meeting;
     if (other.operation != mine.operation || other.mask != mine.mask || other.line != mine.line) {
       fail(CUDA_ERROR_LAUNCH_FAILED, "lanes of one mask meet in different warp operations: lane " + std::to_string(lane) +
-                                         " (mask " + lanes_text(other.mask) + ") at " + site(other.file, other.line) + ", lane " +
-                                         std::to_string(last.lane) + " (mask " + lanes_text(mine.mask) + ")",
+                                         " (mask " + lanes_text(other.mask) + ") at " + site(other.file, other.line) +
+                                         ", lane " + std::to_string(last.lane) + " (mask " + lanes_text(mine.mask) + ")",
            mine.file, mine.line);
     }
     arguments[lane] = other.argument;
@@ -217,8 +217,9 @@ void BlockRunner::fail_stuck() {
   for (unsigned w = 0, shown = 0; w < warp_count_ && shown < 2; w++) {
     if (warps_[w].meeting == 0) continue;
     const Meeting &meeting = threads_[w * warp_lanes + lowest(warps_[w].meeting)].meeting;
-    text += "lanes " + lanes_text(warps_[w].meeting) + " of warp " + std::to_string(w) + " wait in a warp operation for lanes " +
-            lanes_text(meeting.mask & ~warps_[w].meeting) + ", " + site(meeting.file, meeting.line) + "; ";
+    text += "lanes " + lanes_text(warps_[w].meeting) + " of warp " + std::to_string(w) +
+            " wait in a warp operation for lanes " + lanes_text(meeting.mask & ~warps_[w].meeting) + ", " +
+            site(meeting.file, meeting.line) + "; ";
     shown++;
   }
   text.resize(text.size() - 2);
@@ -228,7 +229,8 @@ void BlockRunner::fail_stuck() {
 void BlockRunner::copy_async(void *shared, const void *global, int bytes, const char *file, int line) {
   const auto misaligned = [](const void *address) { return reinterpret_cast<uintptr_t>(address) % 16 != 0; };
   if (misaligned(shared) || (bytes > 0 && misaligned(global))) {
-    fail(CUDA_ERROR_MISALIGNED_ADDRESS, "copies 16 bytes asynchronously from or to an address that is no multiple of 16", file, line);
+    fail(CUDA_ERROR_MISALIGNED_ADDRESS, "copies 16 bytes asynchronously from or to an address that is no multiple of 16", file,
+         line);
   }
   if (bytes < 0 || bytes > 16) fail(CUDA_ERROR_LAUNCH_FAILED, "copies " + std::to_string(bytes) + " of 16 bytes", file, line);
   if (!shared_.contains(shared, 16)) {

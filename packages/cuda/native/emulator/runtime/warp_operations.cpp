@@ -61,8 +61,9 @@ void shuffle(void **arguments, unsigned mask) {
   for_lanes(mask, [&](int lane) {
     auto &mine = of_lane<Shuffle>(arguments, lane);
     if (arguments[mine.source] == nullptr) {
-      BlockRunner::running().fail(CUDA_ERROR_LAUNCH_FAILED, "a shuffle reads lane " + std::to_string(mine.source) + " for lane " +
-                                                                std::to_string(lane) + ", and that lane takes no part");
+      BlockRunner::running().fail(CUDA_ERROR_LAUNCH_FAILED, "a shuffle reads lane " + std::to_string(mine.source) +
+                                                                " for lane " + std::to_string(lane) +
+                                                                ", and that lane takes no part");
     }
     mine.result = of_lane<Shuffle>(arguments, mine.source).value;
   });

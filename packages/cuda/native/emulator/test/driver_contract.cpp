@@ -1,7 +1,7 @@
 // What the plugin relies on in a CUDA driver, asked of a driver: the emulated one always, a real one where there is a GPU.
-// `driver_contract DRIVER [IMAGE]`: IMAGE is a fat binary or PTX of example.cu and wrong.cu, which only a real driver needs. Cases
-// that need two devices, or the emulator's lazy mode (METASHARD_EMULATOR=lazy), are left out where these are absent. The sticky
-// error comes last: on a real GPU it ends the process' use of it.
+// `driver_contract DRIVER [IMAGE]`: IMAGE is a fat binary or PTX of module.cu, which only a real driver needs. Cases that need
+// two devices, or the emulator's lazy mode (METASHARD_EMULATOR=lazy), are left out where these are absent. The sticky error
+// comes last: on a real GPU it ends the process' use of it.
 #include <cstdint>
 #include <fstream>
 #include <iterator>
@@ -318,9 +318,10 @@ void test_kernels(const Kernels &kernels) {
   EXPECT_STATUS(CUDA_ERROR_INVALID_VALUE, kernels.launch(fill, 0, 256, 0, arguments));
   EXPECT_STATUS(CUDA_ERROR_INVALID_VALUE, kernels.launch(fill, 1, 1025, 0, arguments));
   EXPECT_STATUS(CUDA_ERROR_INVALID_VALUE, kernels.launch(fill, 1, 32, 49 << 10, arguments));
-  OK(cu->cuFuncSetAttribute(fill, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 49 << 10));
+  const auto most_shared = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+  OK(cu->cuFuncSetAttribute(fill, most_shared, 49 << 10));
   OK(kernels.launch(fill, 1, 32, 49 << 10, arguments));
-  EXPECT_STATUS(CUDA_ERROR_INVALID_VALUE, cu->cuFuncSetAttribute(fill, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 1 << 20));
+  EXPECT_STATUS(CUDA_ERROR_INVALID_VALUE, cu->cuFuncSetAttribute(fill, most_shared, 1 << 20));
   // In a graph, too, with the arguments of the capture.
   value = 0x06060606;
   OK(cu->cuStreamBeginCapture_v2(kernels.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));

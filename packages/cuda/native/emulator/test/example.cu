@@ -52,13 +52,14 @@ extern "C" __global__ void __launch_bounds__(128) example_softmax(const ms_half 
   }
 }
 
-// out = a · bᵀ of int8 [rows, depth] and [columns, depth]: a tile of 16 × 8 a warp, on tensor cores, with a double buffer filled
-// asynchronously. depth: a multiple of 32; rows of 16, columns of 8.
+// out = a · bᵀ of int8 [rows, depth] and [columns, depth]: a tile of 16 × 8 a warp, on tensor cores, with a double buffer
+// filled asynchronously. depth: a multiple of 32; rows of 16, columns of 8.
 extern "C" __global__ void __launch_bounds__(32) example_product(const signed char *a, const signed char *b, int *out, int rows,
                                                                  int columns, int depth) {
   __shared__ __align__(16) signed char tile_a[2][16][32];
   __shared__ __align__(16) signed char tile_b[2][8][32];
-  const int lane = static_cast<int>(threadIdx.x), row = static_cast<int>(blockIdx.y) * 16, column = static_cast<int>(blockIdx.x) * 8;
+  const int lane = static_cast<int>(threadIdx.x);
+  const int row = static_cast<int>(blockIdx.y) * 16, column = static_cast<int>(blockIdx.x) * 8;
   int d[4] = {};
   const auto load = [&](int step) {
     const int half = lane % 2 * 16, k = step * 32 + half;

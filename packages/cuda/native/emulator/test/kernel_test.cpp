@@ -1,6 +1,6 @@
-// Runs the kernels of example.cu against plain loops, those of wrong.cu for their errors (a device each: errors are sticky), and
-// prints a hash of all results, which has to be the same for every seed. `kernel_test DRIVER`, with METASHARD_CUDA_EMULATED
-// naming at least 20 devices.
+// Runs the kernels of example.cu against plain loops, those of wrong.cu for their errors (a device each: errors are sticky),
+// and prints a hash of all results, which has to be the same for every seed. `kernel_test DRIVER`, with
+// METASHARD_CUDA_EMULATED naming at least 20 devices.
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -20,7 +20,8 @@ const TestDriver *cu;
 uint64_t results_hash = 14695981039346656037u;  // FNV-1a
 
 void add_to_hash(const void *bytes, size_t count) {
-  for (size_t i = 0; i < count; i++) results_hash = (results_hash ^ static_cast<const unsigned char *>(bytes)[i]) * 1099511628211u;
+  const auto *byte = static_cast<const unsigned char *>(bytes);
+  for (size_t i = 0; i < count; i++) results_hash = (results_hash ^ byte[i]) * 1099511628211u;
 }
 
 // One device with a stream and the kernels, and what its memory holds.

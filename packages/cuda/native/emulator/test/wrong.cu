@@ -1,4 +1,4 @@
-// Kernels that are wrong on purpose; the emulator has to say how. (On a GPU most of them are undefined: never launch them there.)
+// Kernels that are wrong on purpose; the emulator has to say how. On a GPU all but wrong_address are undefined.
 #include "../../simt/simt.h"
 
 #define MS_KERNEL(name, parameters) extern "C" __global__ void name parameters;
