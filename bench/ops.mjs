@@ -15,7 +15,8 @@ import { ensureBackend, native, OP_NAMES } from 'metashard';
 import { Bench } from 'tinybench';
 import { Ceilings } from './ceilings.mjs';
 import { NOISE_LIMIT, waitForQuiet, watchNoise } from './noise.mjs';
-import { OP_ROWS, Stage } from './op-rows.mjs';
+import { OP_ROWS } from './op-rows.mjs';
+import { Stage } from './stage.mjs';
 import { median } from './statistics.mjs';
 import { markdownTable } from './table.mjs';
 

@@ -45,9 +45,13 @@ function kernelsOf(log) {
 function printTable(kernels) {
   const architectures = [...new Set([...kernels.values()].flatMap((of) => [...of.keys()]))].sort((a, b) => a - b);
   const cell = ({ registers, spills }) => `${registers}${spills > 0 ? `!${spills}` : ''}`.padStart(7);
-  console.log(`\n${'registers (!spilled bytes)'.padEnd(32)}${architectures.map((name) => `sm_${name}`.padStart(7)).join('')}`);
+  console.log(
+    `\n${'registers (!spilled bytes)'.padEnd(32)}${architectures.map((name) => `sm_${name}`.padStart(7)).join('')}`,
+  );
   for (const [name, of] of [...kernels].sort()) {
-    console.log(`${name.padEnd(32)}${architectures.map((a) => cell(of.get(a) ?? { registers: '-', spills: 0 })).join('')}`);
+    console.log(
+      `${name.padEnd(32)}${architectures.map((a) => cell(of.get(a) ?? { registers: '-', spills: 0 })).join('')}`,
+    );
   }
 }
 
@@ -57,5 +61,7 @@ const kernels = kernelsOf(readFileSync(`${image}.log`, 'utf8'));
 printTable(kernels);
 const seconds = ((Date.now() - started) / 1000).toFixed(1);
 console.log(`\n${kernels.size} kernels, ${(statSync(image).size / 1024).toFixed(0)} KiB of GPU code, ${seconds} s`);
-const spilling = [...kernels].filter(([, of]) => [...of.values()].some(({ spills }) => spills > 0)).map(([name]) => name);
+const spilling = [...kernels]
+  .filter(([, of]) => [...of.values()].some(({ spills }) => spills > 0))
+  .map(([name]) => name);
 if (spilling.length > 0) fail(`these kernels spill registers: ${spilling.join(', ')}.`);

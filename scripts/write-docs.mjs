@@ -1,18 +1,16 @@
 /**
- * Writes the generated parts of docs/: the tables of keys in configuration.md, between the marks `<!-- NAME -->` and
- * `<!-- /NAME -->`. Run it after a build when the schema changes; test/docs.test.ts sees that it was.
+ * Writes the generated parts of the documentation (see docs-parts.mjs). Run it after a build when the configuration's
+ * schema or a plan changes; test/docs.test.ts says when.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { configurationTables } from '../packages/dispatch/dist/config/configuration-table.js';
+import { docsParts, placeParts } from './docs-parts.mjs';
 
-const file = fileURLToPath(new URL('../docs/configuration.md', import.meta.url));
-let text = readFileSync(file, 'utf8');
-for (const [name, table] of Object.entries(configurationTables())) {
-  const [start, end] = [`<!-- ${name} -->\n`, `\n<!-- /${name} -->`];
-  const [from, to] = [text.indexOf(start), text.indexOf(end)];
-  if (from < 0 || to < from) throw new Error(`${file}: expected the marks ${start.trim()} and ${end.trim()}`);
-  text = `${text.slice(0, from + start.length)}\n${table}\n${text.slice(to)}`;
+for (const [page, parts] of Object.entries(await docsParts())) {
+  const file = fileURLToPath(new URL(`../${page}`, import.meta.url));
+  const text = readFileSync(file, 'utf8');
+  const written = placeParts(page, text, parts);
+  if (written === text) continue;
+  writeFileSync(file, written);
+  console.log(`wrote ${page}`);
 }
-writeFileSync(file, text);
-console.log(`wrote ${file}`);

@@ -11,6 +11,9 @@ import { readWhatIf, withDeviceCount } from '../packages/dispatch/dist/what-if.j
 const EXAMPLE = new URL('../examples/bloom-176b', import.meta.url).pathname;
 const STORIES = new URL('../models/bloom-stories', import.meta.url).pathname;
 
+// Plans rest on datasheet figures here, also on a machine that was calibrated.
+process.env.METASHARD_CACHE = join(tmpdir(), 'metashard-without-calibration');
+
 async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   const [stdout, stderr] = [new PassThrough({ highWaterMark: 2 ** 24 }), new PassThrough()];
   const code = await runCli(args, { stdin: Readable.from([]), stdout, stderr, env: {} });

@@ -6,7 +6,6 @@ import * as core from '@metashard/core';
 import { describe, expect, it } from 'vitest';
 import { runCli } from '../packages/dispatch/dist/cli/index.js';
 import { exitCodeOf } from '../packages/dispatch/dist/cli/report-error.js';
-import { configurationTables } from '../packages/dispatch/dist/config/configuration-table.js';
 import { runConfigJsonSchema } from '../packages/dispatch/dist/config/json-schema.js';
 import { environmentName, SETTINGS } from '../packages/dispatch/dist/config/settings.js';
 
@@ -40,12 +39,20 @@ const rows = (text: string): string[][] =>
     );
 const plain = (cell: string | undefined): string => (cell ?? '').replaceAll('`', '');
 
-describe('configuration.md', () => {
-  it('has the tables of the schema', () => {
-    for (const table of Object.values(configurationTables()))
-      expect(page('configuration.md'), 'run node scripts/write-docs.mjs').toContain(table);
+type Parts = Record<string, string>;
+const { docsParts, placeParts } = (await import(join(root, 'scripts/docs-parts.mjs'))) as {
+  docsParts(): Promise<Record<string, Parts>>;
+  placeParts(page: string, text: string, parts: Parts): string;
+};
+const parts = await docsParts();
+describe('generated parts', () => {
+  it.each(Object.entries(parts))('of %s are current', (name, own) => {
+    const text = readFileSync(join(root, name), 'utf8');
+    expect(text, 'run node scripts/write-docs.mjs').toBe(placeParts(name, text, own));
   });
+});
 
+describe('configuration.md', () => {
   it('says a default for every key that is not required', () => {
     const { properties } = runConfigJsonSchema() as { properties: Record<string, { properties?: object }> };
     const keys = { ...properties, ...properties.generation?.properties } as Record<string, { description: string }>;
@@ -87,7 +94,7 @@ describe('errors.md', () => {
     ([name, code, , , exit]) => [plain(name), plain(code), Number(exit)] as const,
   );
   type ErrorClass = new (message: string, details?: { code?: string }) => core.MetashardError;
-  const classes = Object.entries(core).filter(
+  const classes = Object.entries(core as Record<string, unknown>).filter(
     (entry): entry is [string, ErrorClass] =>
       entry[1] instanceof Function && entry[1].prototype instanceof core.MetashardError,
   );

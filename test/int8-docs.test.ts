@@ -14,7 +14,7 @@ import {
   tensor,
 } from 'metashard';
 import { describe, expect, it } from 'vitest';
-import { SHIPPED } from './golden-models.js';
+import { relativeError, SHIPPED } from './golden-models.js';
 
 const page = readFileSync(new URL('../docs/int8.md', import.meta.url), 'utf8');
 const says = (fact: string): void => expect(page).toContain(fact);
@@ -142,15 +142,24 @@ describe('rules', () => {
     expect(nativeLinear(zero, tensor([[1, 2]]), 6).toArray()).toEqual([[0]]);
   });
 
-  it('per-row outliers: a row has the same bits alone and in any batch; per-batch it need not', () => {
-    const [x, W] = [randn([8, 64], { seed: 3 }), randn([16, 64], { seed: 4 })];
-    const scaled = tensor(
-      x.toFloat32Array().map((value) => value * 4),
+  it('per-row outliers: a row does not feel its batch mates, but for the order of a float sum; per-batch it does', () => {
+    const x = tensor(
+      randn([8, 64], { seed: 3 })
+        .toFloat32Array()
+        .map((value) => value * 4),
       { shape: [8, 64] },
     );
-    const row = (t: Tensor): number[] => (t.toArray() as number[][]).at(0) as number[];
-    const alone = tensor(scaled.toFloat32Array().slice(0, 64), { shape: [1, 64] });
-    expect(row(nativeLinear(alone, W, 6, 'per-row'))).toEqual(row(nativeLinear(scaled, W, 6, 'per-row')));
-    expect(row(nativeLinear(alone, W, 6))).not.toEqual(row(nativeLinear(scaled, W, 6)));
+    const weight = randn([16, 64], { seed: 4 });
+    const alone = tensor(x.toFloat32Array().slice(0, 64), { shape: [1, 64] });
+    const change = (outliers: 'per-row' | 'per-batch'): number =>
+      relativeError(
+        nativeLinear(x, weight, 6, outliers).toFloat32Array().slice(0, 16),
+        nativeLinear(alone, weight, 6, outliers).toFloat32Array(),
+      );
+    expect(change('per-row')).toBeLessThan(1e-6);
+    expect(change('per-batch')).toBeGreaterThan(1e-3);
+    const [one, all] = [alone, x].map((rows) => int8VectorwiseQuant(rows, 6, { outliers: 'per-row' }));
+    expect(all?.CA.toInt8Array().slice(0, 64)).toEqual(one?.CA.toInt8Array());
+    expect(all?.SCA.toFloat32Array()[0]).toBe(one?.SCA.toFloat32Array()[0]);
   });
 });

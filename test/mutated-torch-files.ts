@@ -128,12 +128,30 @@ function elementsOf({ offset, shape, strides }: Numbers, bytes: Buffer, width: n
   const count = dims.reduce((product, dim) => product * dim, 1n);
   if (count === 0n) return Buffer.alloc(0);
   const last = dims.reduce((sum, dim, axis) => sum + (dim - 1n) * (steps[axis] as bigint), first);
-  if ((last + 1n) * BigInt(width) > BigInt(bytes.length) || count * BigInt(width) > 2n ** 28n) return undefined;
-  let starts = [Number(first)];
-  for (const [axis, dim] of dims.entries()) {
-    starts = starts.flatMap((start) => Array.from({ length: Number(dim) }, (_, i) => start + i * Number(steps[axis])));
+  if ((last + 1n) * BigInt(width) > BigInt(bytes.length) || count * BigInt(width) > 2n ** 24n) return undefined;
+  return copyElements(bytes, Number(first) * width, dims.map(Number), steps.map(Number), width);
+}
+
+/** Elements one by one, by the definition of strides; the first lies `start` bytes into `bytes`. */
+export function copyElements(
+  bytes: Buffer,
+  start: number,
+  shape: readonly number[],
+  strides: readonly number[],
+  width: number,
+): Buffer {
+  const count = shape.reduce((product, dim) => product * dim, 1);
+  const copy = Buffer.alloc(count * width);
+  for (let i = 0; i < count; i++) {
+    let [rest, at] = [i, start];
+    for (let axis = shape.length - 1; axis >= 0; axis--) {
+      at += (rest % (shape[axis] as number)) * (strides[axis] as number) * width;
+      rest = Math.floor(rest / (shape[axis] as number));
+    }
+    if (at < 0 || at + width > bytes.length) throw new Error(`an element lies at byte ${at} of ${bytes.length}`);
+    bytes.copy(copy, i * width, at, at + width);
   }
-  return Buffer.concat(starts.map((start) => bytes.subarray(start * width, (start + 1) * width)));
+  return copy;
 }
 
 const EVIL = [

@@ -110,6 +110,22 @@ export function int8Linear(
   });
 }
 
+/** int8 weights, activations in float: x · (CB · SCB / 127)ᵀ + bias. See `int8_weight_linear` in ops.ts. */
+export function int8WeightLinear(
+  x: Tensor,
+  CB: Tensor,
+  SCB: Tensor,
+  bias: Tensor | null,
+  { bfloat16 = false } = {},
+): Tensor {
+  return inFloat32(x, (f) => one('int8_weight_linear', [f, CB, SCB, bias], [bfloat16 ? 1 : 0]));
+}
+
+/** Rows `ids` of an int8 table `[V, H]` with its row scales: `[tokens, H]`, float32. */
+export function int8Embedding(ids: Tensor, CB: Tensor, SCB: Tensor): Tensor {
+  return one('int8_embedding', [ids, CB, SCB]);
+}
+
 /** Row-wise absmax quantization of a weight: see `quantize_weight` in ops.ts. */
 export function quantizeWeight(weight: Tensor, { float16First = false } = {}): { CB: Tensor; SCB: Tensor } {
   const [CB, SCB] = callOp('quantize_weight', [contiguous(weight)], [float16First ? 1 : 0]) as [Tensor, Tensor];

@@ -433,6 +433,43 @@ export const OPS = {
     },
     scratch: (inputs) => roundUp(size(inputs[0], 1) * 12, 64),
   },
+  /**
+   * out = Σ x[t,k] · CB[n,k] · SCB[n] / 127 + bias: int8 weights, activations left in float (no outliers to treat). CB strided or packed.
+   * bfloat16 1: with many rows x and CB may be multiplied as bfloat16 (CB is exact in it), accumulated in float32.
+   */
+  int8_weight_linear: {
+    code: 23,
+    inputs: ['x', 'CB', 'SCB', 'bias?'],
+    outputs: ['out'],
+    attributes: ['bfloat16'],
+    infer: (inputs) => {
+      const x = need('int8_weight_linear', inputs, 0, 'x', 2, F32);
+      const CB = need('int8_weight_linear', inputs, 1, 'CB', 2, I8);
+      needDims('int8_weight_linear', 'CB', CB, [dim(CB, 0), dim(x, 1)]);
+      needDims('int8_weight_linear', 'SCB', need('int8_weight_linear', inputs, 2, 'SCB', 1, F32), [dim(CB, 0)]);
+      optional('int8_weight_linear', inputs, 3, 'bias', [dim(CB, 0)], FLOATS);
+      return [f32(dim(x, 0), dim(CB, 0))];
+    },
+    // Activations as bfloat16 panels, and the weight packed on the fly where it comes strided.
+    scratch: (inputs) => {
+      const [rows, K, N] = [size(inputs[0], 0), size(inputs[0], 1), size(inputs[1], 0)];
+      const panels = roundUp(rows, 48) * roundUp(K, 64) * 2 + 4096;
+      return panels + (inputs[1]?.layout === 'packed_int8' ? 0 : roundUp(packedInt8Bytes(N, K), 64));
+    },
+  },
+  /** Row `ids[t]` of an int8 table: CB[id] · SCB[id] / 127, as float32. CB [V, H] strided or packed. ids outside 0…V-1 are refused. */
+  int8_embedding: {
+    code: 24,
+    inputs: ['ids', 'CB', 'SCB'],
+    outputs: ['out'],
+    attributes: [],
+    infer: (inputs) => {
+      const ids = need('int8_embedding', inputs, 0, 'ids', 1, I32);
+      const CB = need('int8_embedding', inputs, 1, 'CB', 2, I8);
+      needDims('int8_embedding', 'SCB', need('int8_embedding', inputs, 2, 'SCB', 1, F32), [dim(CB, 0)]);
+      return [f32(dim(ids, 0), dim(CB, 1))];
+    },
+  },
 } as const satisfies Record<string, OpSignature>;
 
 export type OpName = keyof typeof OPS;

@@ -11,6 +11,8 @@ export interface FileSource {
   offset: number;
   dtype: DType;
   shape: readonly number[];
+  /** The weight is this matrix with its dimensions swapped. */
+  transposed?: true;
 }
 
 /** How one weight of the Program comes to be. Tensor ids are the Program's. */
@@ -29,6 +31,8 @@ export interface SaveInstruction {
   tensor: TensorId;
   file: string;
   offset: number;
+  /** The file holds it with its dimensions swapped. */
+  transposed?: true;
 }
 
 export interface SamplerSizes {

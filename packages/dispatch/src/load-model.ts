@@ -12,7 +12,7 @@ import {
   parseDevice,
   type TensorId,
 } from '@metashard/core';
-import { findTiedParameters, type ParsedConfig } from '@metashard/meta';
+import { findTiedParameters, findTransposedParameters, type ParsedConfig } from '@metashard/meta';
 import { costsOf, readCalibration } from './calibrate.js';
 import { resolveDevices } from './devices.js';
 import type { LoadInstruction } from './executor-protocol.js';

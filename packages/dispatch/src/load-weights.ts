@@ -17,6 +17,7 @@ import {
   type TensorId,
 } from '@metashard/core';
 import type { FileSource, LoadInstruction } from './executor-protocol.js';
+import { loadTransposed } from './transposed-weights.js';
 
 export interface WeightPlace {
   buffer: BufferId;
@@ -53,8 +54,12 @@ export class WeightLoader {
   #run(instruction: LoadInstruction): number {
     switch (instruction.kind) {
       case 'convert':
+        if (instruction.source.transposed) return this.#fromTransposed(instruction.source, [instruction.tensor]);
         return this.#fromFile(instruction.source, LOAD_MODES.convert, this.#words(instruction.tensor));
       case 'quantize':
+        if (instruction.source.transposed) {
+          return this.#fromTransposed(instruction.source, [instruction.CB, instruction.SCB]);
+        }
         return this.#fromFile(
           instruction.source,
           LOAD_MODES.quantize,
@@ -107,6 +112,11 @@ export class WeightLoader {
       scales,
       false,
     );
+  }
+
+  #fromTransposed(source: FileSource, tensors: readonly TensorId[]): number {
+    const targets = tensors.map((id) => ({ ...this.placeOf(id), spec: this.#tensor(id) }));
+    return loadTransposed(this.#open(source.file), source, targets);
   }
 
   /** Bytes as they are. */

@@ -21,6 +21,8 @@ export interface WeightSourcesRequest {
   baseModelPrefix: string;
   /** Groups of names of one shared parameter. */
   tied: readonly (readonly string[])[];
+  /** Names of weights that float checkpoints hold with their dimensions swapped (`findTransposedParameters`). */
+  transposed?: ReadonlySet<string>;
   /** Tensors a checkpoint may hold that the model computes itself. */
   ignore?: readonly RegExp[];
 }
@@ -66,7 +68,7 @@ class SourceFinder {
   float(name: string, id: TensorId): LoadInstruction | undefined {
     const key = this.#find(name, id);
     if (key === undefined) return undefined;
-    const source = this.#source(key);
+    const source = this.#source(key, name);
     if (source.dtype !== 'int8') return { kind: 'convert', tensor: id, source };
     const scales = this.#scales(key, source);
     return { kind: 'dequantize', tensor: id, source, scales };
@@ -75,7 +77,7 @@ class SourceFinder {
   int8(name: string, CB: TensorId, SCB: TensorId): LoadInstruction | undefined {
     const key = this.#find(name, CB);
     if (key === undefined) return undefined;
-    const source = this.#source(key);
+    const source = this.#source(key, name);
     if (source.dtype !== 'int8') return { kind: 'quantize', CB, SCB, source };
     return { kind: 'int8', CB, SCB, source, scales: this.#scales(key, source) };
   }
@@ -115,13 +117,20 @@ class SourceFinder {
       this.#missing.push(name);
       return undefined;
     }
-    const want = (program.tensors[id] as ProgramTensor).dims;
+    const { dims } = program.tensors[id] as ProgramTensor;
+    const want = this.#isTransposed(key, name) ? dims.toReversed() : dims;
     const got = checkpoint.tensors.get(key)?.shape ?? [];
     if (!sameDims(want, got)) {
       this.#mismatched.push(`${key} (expected [${want.join(', ')}], got [${got.join(', ')}])`);
       return undefined;
     }
     return key;
+  }
+
+  /** Whether the checkpoint holds a weight with its dimensions swapped: a float one may be. */
+  #isTransposed(key: string, name: string): boolean {
+    const { checkpoint, transposed } = this.#request;
+    return transposed?.has(name) === true && checkpoint.tensors.get(key)?.dtype !== 'int8';
   }
 
   #scales(key: string, source: FileSource): FileSource {
@@ -147,7 +156,8 @@ class SourceFinder {
     return scales;
   }
 
-  #source(key: string): FileSource {
+  /** `name`: the weight it is for. */
+  #source(key: string, name = ''): FileSource {
     const { checkpoint } = this.#request;
     const entry = checkpoint.tensors.get(key);
     const file = entry === undefined ? undefined : checkpoint.files[entry.file];
@@ -162,7 +172,8 @@ class SourceFinder {
         },
       );
     }
-    return { file: file.path, offset: entry.offset, dtype, shape: entry.shape };
+    const source = { file: file.path, offset: entry.offset, dtype, shape: entry.shape };
+    return this.#isTransposed(key, name) ? { ...source, transposed: true } : source;
   }
 }
 

@@ -18,3 +18,4 @@ export * from './replace-linear.js';
 export * from './set-module-tensor.js';
 export type { LoadResult, LoadStateDictOptions, StateSource, StateValue } from './state-dict.js';
 export * from './tied-weights.js';
+export * from './transposed-parameters.js';

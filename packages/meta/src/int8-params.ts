@@ -46,8 +46,8 @@ export class Int8Params extends Parameter {
    * A float matrix [out, in], or an int8 one with its `SCB`. Throws ShapeError (no matrix), DtypeError (other
    * integers), CheckpointError (int8 without SCB, or with `hasFp16Weights`).
    */
-  constructor(data: Tensor, { hasFp16Weights = false, SCB = null, requiresGrad }: Int8ParamsOptions = {}) {
-    super(data, { requiresGrad: requiresGrad ?? hasFp16Weights });
+  constructor(data: Tensor, { hasFp16Weights = false, SCB = null, requiresGrad, ...rest }: Int8ParamsOptions = {}) {
+    super(data, { requiresGrad: requiresGrad ?? hasFp16Weights, ...rest });
     this.hasFp16Weights = hasFp16Weights;
     if (data.dims.length !== 2) {
       throw new ShapeError(`Int8Params: expected a matrix [out, in], got rank ${data.dims.length}`);
@@ -142,7 +142,8 @@ export class Int8Params extends Parameter {
   override load(value: Tensor): void {
     const wasQuantized = this.#int8 !== null;
     const device = this.isMeta ? value.device : this.device;
-    this.data = wasQuantized ? F.to(value, { device }) : F.to(value, { device, dtype: this.dtype });
+    const weight = this.fromStored(value);
+    this.data = wasQuantized ? F.to(weight, { device }) : F.to(weight, { device, dtype: this.dtype });
     if (wasQuantized && !this.isMeta) this.quantize();
   }
 
@@ -221,9 +222,9 @@ export class Int8Params extends Parameter {
 
   /** A deep copy: its own storage, same state. */
   override clone(): Int8Params {
-    const { hasFp16Weights, requiresGrad } = this;
+    const { hasFp16Weights, requiresGrad, storedTransposed } = this;
     const SCB = this.#int8 === null ? null : F.clone(this.#int8.SCB);
-    return new Int8Params(F.clone(this.data), { hasFp16Weights, requiresGrad, SCB });
+    return new Int8Params(F.clone(this.data), { hasFp16Weights, requiresGrad, storedTransposed, SCB });
   }
 }
 

@@ -10,6 +10,7 @@ import { Linear, type LinearOptions } from './nn/linear.js';
 import { onRows } from './nn/rows.js';
 import { Parameter } from './parameter.js';
 import type { LoadPlan } from './state-dict.js';
+import { transposedView } from './transposed-view.js';
 import { weightFormatProblem } from './weight-format.js';
 
 export interface Int8LayerOptions {
@@ -56,7 +57,8 @@ export class Linear8bitLt extends Linear {
   static fromLinear(linear: Linear, options: Int8LayerOptions = {}): Linear8bitLt {
     const { inFeatures, outFeatures, training } = linear;
     const layer = withoutMemory(() => new Linear8bitLt(inFeatures, outFeatures, { ...options, bias: false }));
-    layer.weight = new Int8Params(linear.weight.data, { hasFp16Weights: layer.hasFp16Weights });
+    const { storedTransposed } = linear.weight;
+    layer.weight = new Int8Params(linear.weight.data, { hasFp16Weights: layer.hasFp16Weights, storedTransposed });
     layer.bias = linear.bias;
     layer.training = training;
     return layer;
@@ -165,14 +167,7 @@ function withoutMemory<T>(build: () => T): T {
 
 /** A matrix with its dimensions swapped, lying densely. */
 function transposed(matrix: Tensor): Tensor {
-  const { dims, strides } = matrix;
-  const view = new Tensor({
-    ...matrix.parts,
-    dims: dims.toReversed(),
-    strides: strides.toReversed(),
-    base: matrix.base,
-  });
-  return view.contiguous();
+  return transposedView(matrix).contiguous();
 }
 
 /** aᵀ · b for a [T, out] and b [T, in]: [out, in]. */

@@ -164,7 +164,7 @@ export abstract class Module {
   /** What this module itself contributes to a state dict, without its children. */
   ownState(): [string, Tensor][] {
     const buffers = this.ownBuffers().filter(([name]) => this.isPersistent(name));
-    return [...this.ownParameters().map(([name, p]): [string, Tensor] => [name, p.data]), ...buffers];
+    return [...this.ownParameters().map(([name, p]): [string, Tensor] => [name, p.stored]), ...buffers];
   }
 
   /**

@@ -2,12 +2,15 @@
  * Parameters: tensors whose identity outlives moves, casts and loads, so that modules can share them. `Int8Params` is
  * in `int8-params.ts`.
  */
-import { type DeviceName, DTYPES, type DType, F, Tensor, type TensorParts } from '@metashard/core';
+import { type DeviceName, type Dim, DTYPES, type DType, F, Tensor, type TensorParts } from '@metashard/core';
 import { emptyMode } from './empty-mode.js';
 import { metaTensor } from './meta-tensor.js';
+import { transposedView } from './transposed-view.js';
 
 export interface ParameterOptions {
   requiresGrad?: boolean;
+  /** Float checkpoints hold this matrix the other way round, [in, out] (GPT-2's Conv1D); 8-bit ones hold it as it is. */
+  storedTransposed?: boolean;
 }
 
 /** Where a parameter or module goes: a device, a float dtype, or both. */
@@ -30,10 +33,21 @@ function ownParts(data: Tensor): TensorParts {
 /** A tensor that a module owns and `namedParameters` lists. Two modules that hold the same object share (tie) it. */
 export class Parameter extends Tensor {
   requiresGrad: boolean;
+  readonly storedTransposed: boolean;
 
-  constructor(data: Tensor, { requiresGrad = true }: ParameterOptions = {}) {
+  constructor(data: Tensor, { requiresGrad = true, storedTransposed = false }: ParameterOptions = {}) {
     super(ownParts(data));
     this.requiresGrad = requiresGrad;
+    this.storedTransposed = storedTransposed;
+  }
+
+  /** Dimensions of the float tensor that a checkpoint holds for this parameter. */
+  get storedDims(): readonly Dim[] {
+    return this.storedTransposed ? this.dims.toReversed() : this.dims;
+  }
+  /** What the parameter holds as a checkpoint holds it; shares the elements. */
+  get stored(): Tensor {
+    return this.storedTransposed && DTYPES[this.dtype].isFloat ? transposedView(this.data) : this.data;
   }
 
   /**
@@ -55,12 +69,15 @@ export class Parameter extends Tensor {
   }
 
   /**
-   * Takes new values as `loadStateDict` does: cast to this dtype, moved to this device; a parameter on meta takes the
-   * value's device.
+   * Takes new float values, of `storedDims`, as `loadStateDict` does: cast to this dtype, moved to this device; a
+   * parameter on meta takes the value's device.
    */
   load(value: Tensor): void {
     const device = this.isMeta ? value.device : this.device;
-    this.data = F.to(value, { device, dtype: this.dtype });
+    this.data = F.to(this.fromStored(value), { device, dtype: this.dtype });
+  }
+  protected fromStored(value: Tensor): Tensor {
+    return this.storedTransposed ? F.contiguous(transposedView(value)) : value;
   }
 
   /** The tensors an executor must have loaded to run what uses this parameter, by checkpoint name. */

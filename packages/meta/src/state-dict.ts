@@ -3,6 +3,7 @@
  * then everything is applied; a load that throws has changed nothing. Files are read elsewhere.
  */
 import { CheckpointError, DTYPES, type DType, formatDims, sameDims, type Tensor } from '@metashard/core';
+import { Parameter } from './parameter.js';
 
 /** A value of a state dict. Old bitsandbytes checkpoints give `weight_format` as a word or a number. */
 export type StateValue = Tensor | string | number;
@@ -52,10 +53,11 @@ export class LoadPlan {
    */
   takeTensor(key: string, target: Tensor, load: (value: Tensor) => void, dtype: DType = target.dtype): void {
     const value = this.take(key);
+    const dims = target instanceof Parameter ? target.storedDims : target.dims;
     if (value === undefined) this.missing(key, target);
     else if (typeof value !== 'object') this.problem(`${key}: expected a tensor, got ${JSON.stringify(value)}`);
-    else if (!sameDims(value.dims, target.dims)) {
-      this.problem(`${key}: expected shape ${formatDims(target.dims)}, got ${formatDims(value.dims)}`);
+    else if (!sameDims(value.dims, dims)) {
+      this.problem(`${key}: expected shape ${formatDims(dims)}, got ${formatDims(value.dims)}`);
     } else if (value.dtype !== dtype && !(DTYPES[value.dtype].isFloat && DTYPES[dtype].isFloat)) {
       this.problem(`${key}: expected ${dtype}, got ${value.dtype}`);
     } else this.found(target, () => load(value));

@@ -18,7 +18,7 @@ import {
 import type { TorchDtype } from './torch-dtypes.js';
 
 /** A tensor that repeats elements (stride 0) may be larger than its storage, but not larger than this. */
-const MAX_EXPANDED_BYTES = 256 * 2 ** 20;
+const MAX_EXPANDED_BYTES = 16 * 2 ** 20;
 
 /** `_rebuild_tensor(storage, storage_offset, size, stride)`, before PyTorch 0.4. */
 export function rebuildTensor(args: readonly PickleValue[], fail: Fail): TorchTensor {

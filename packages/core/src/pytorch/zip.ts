@@ -41,7 +41,7 @@ const FULL_32 = 0xffffffff;
 
 const MAX_COMMENT_BYTES = 65_535;
 const MAX_DIRECTORY_BYTES = 100_000_000;
-const MAX_RECORDS = 1_000_000;
+const MAX_RECORDS = 250_000;
 const MAX_NAME_BYTES = 1024;
 
 /**

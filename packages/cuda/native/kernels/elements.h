@@ -15,13 +15,10 @@ SIMT_DEVICE int64_t whole_times(int64_t index, int64_t size) {
 template <int operands>
 SIMT_DEVICE void locate(const ms_elements &elements, int64_t index, int64_t (&at)[operands]) {
   for (int k = 0; k < operands; k++) at[k] = 0;
-#pragma unroll
-  for (int d = 0; d < 4; d++) {
-    const bool outermost = d + 1 == elements.rank;
-    const int64_t outer = outermost ? 0 : whole_times(index, elements.shape[d]);
+  for (int d = 0; d < elements.rank; d++) {
+    const int64_t outer = d + 1 == elements.rank ? 0 : whole_times(index, elements.shape[d]);
     const int64_t inner = index - outer * elements.shape[d];
     for (int k = 0; k < operands; k++) at[k] += inner * elements.stride[k][d];
-    if (outermost) return;
     index = outer;
   }
 }
@@ -30,7 +27,7 @@ SIMT_DEVICE void locate(const ms_elements &elements, int64_t index, int64_t (&at
 template <int operands, class Body>
 SIMT_DEVICE void each_element(const ms_elements &elements, const Body &body) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x * elements_per_thread + threadIdx.x;
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < elements_per_thread; i++) {
     const int64_t index = first + static_cast<int64_t>(i) * blockDim.x;
     if (index >= elements.count) return;

@@ -14,6 +14,7 @@ struct DequantizeAndAdd {
                                                int first, int step) const {
     const ms_int8_product &product = call.product;
     const int32_t count = call.outlier_cols[0];
+#pragma unroll 1
     for (int32_t i = first; i < count; i += step) {
       const int32_t k = call.outlier_cols[1 + i];
       if (k < 0 || k >= product.K) continue;  // a list that is none: the host cannot look at it without waiting

@@ -8,9 +8,8 @@
 
 namespace {
 
-template <class T>
-SIMT_DEVICE float weight_at(const ms_quantize_weight_call &call, const T *weight, int64_t n, int64_t k) {
-  const float w = to_float(weight[n * call.weight_stride + k]);
+SIMT_DEVICE float weight_at(const ms_quantize_weight_call &call, int64_t n, int64_t k) {
+  const float w = load_float(call.weight, call.weight_dtype, n * call.weight_stride + k);
   return call.float16_first ? to_float(from_float<ms_half>(w)) : w;
 }
 
@@ -19,29 +18,30 @@ SIMT_DEVICE float scale_of(const ms_quantize_weight_call &call, float absmax) {
   return call.float16_first ? ms_mul(ms_div(1.0f, absmax), 127.0f) : ms_div(127.0f, absmax);
 }
 
-template <class T>
-SIMT_DEVICE void quantize_row(const ms_quantize_weight_call &call, const T *weight) {
-  const int64_t n = blockIdx.x;
-  int largest = 0;
-  for (int64_t k = threadIdx.x; k < call.K; k += blockDim.x) largest = max(largest, magnitude_bits(weight_at(call, weight, n, k)));
-  const float absmax = __int_as_float(block_max(largest)), scale = scale_of(call, absmax);
-  if (threadIdx.x == 0) call.SCB[n] = absmax;
-  for (int64_t k = threadIdx.x; k < call.K; k += blockDim.x) {
-    call.CB[n * call.CB_stride + k] = quantized(weight_at(call, weight, n, k), absmax, scale);
-  }
-}
-
 struct RowScales {
   float absmax[block_rows], scale[block_rows];
 };
 
-template <class T>
-SIMT_DEVICE void quantize_block(const ms_quantize_weight_call &call, const T *weight, RowScales &rows) {
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) ms_quantize_weight_rows(ms_quantize_weight_call call) {
+  const int64_t n = blockIdx.x;
+  int largest = 0;
+  for (int64_t k = threadIdx.x; k < call.K; k += blockDim.x) largest = max(largest, magnitude_bits(weight_at(call, n, k)));
+  const float absmax = __int_as_float(block_max(largest)), scale = scale_of(call, absmax);
+  if (threadIdx.x == 0) call.SCB[n] = absmax;
+  for (int64_t k = threadIdx.x; k < call.K; k += blockDim.x) {
+    call.CB[n * call.CB_stride + k] = quantized(weight_at(call, n, k), absmax, scale);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(512) ms_quantize_weight_blocks(ms_quantize_weight_call call) {
+  __shared__ RowScales rows;
   const int64_t n0 = static_cast<int64_t>(blockIdx.x) * block_rows;
   const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
   int largest = 0;
   if (n0 + row < call.N) {
-    for (int64_t k = lane; k < call.K; k += 32) largest = max(largest, magnitude_bits(weight_at(call, weight, n0 + row, k)));
+    for (int64_t k = lane; k < call.K; k += 32) largest = max(largest, magnitude_bits(weight_at(call, n0 + row, k)));
   }
   largest = warp_max(largest);
   if (lane == 0) {
@@ -51,18 +51,6 @@ SIMT_DEVICE void quantize_block(const ms_quantize_weight_call &call, const T *we
   }
   __syncthreads();
   write_packed_block(call.CB, call.N, call.K, n0, [&](int64_t n, int64_t k) {
-    return quantized(weight_at(call, weight, n, k), rows.absmax[n - n0], rows.scale[n - n0]);
+    return quantized(weight_at(call, n, k), rows.absmax[n - n0], rows.scale[n - n0]);
   });
-}
-
-}  // namespace
-
-extern "C" __global__ void __launch_bounds__(256) ms_quantize_weight_rows(ms_quantize_weight_call call) {
-  with_float(call.weight, call.weight_dtype, [&](auto weight) { quantize_row(call, weight); });
-}
-
-extern "C" __global__ void __launch_bounds__(512) ms_quantize_weight_blocks(ms_quantize_weight_call call) {
-  __shared__ RowScales scales;
-  RowScales &rows = scales;
-  with_float(call.weight, call.weight_dtype, [&](auto weight) { quantize_block(call, weight, rows); });
 }

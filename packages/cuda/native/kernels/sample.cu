@@ -22,7 +22,8 @@ struct Place {
 
 // What has to be passed: a count (at least `limit`), or a sum (at least `limit`, or more).
 struct Limit {
-  enum { count_reaches, sum_reaches, sum_exceeds } kind;
+  enum { count_reaches, sum_reaches, sum_exceeds };
+  int kind;
   double value;
 
   __device__ __forceinline__ bool passed(double count, double sum) const {
@@ -242,12 +243,16 @@ SIMT_DEVICE int32_t choose(const ms_sample_call &call, Shared &shared) {
     sum += call.weights[i];
   }
   Candidates candidates = {call.weights, call.V, {0, 0xffffffffu, 0.0, block_sum(sum)}};  // a thread reads what it wrote itself
-  if (top_k >= 1.0 && top_k < static_cast<double>(call.V)) {
-    candidates.end = first_passing({Limit::count_reaches, floor(top_k)}, candidates, shared);
+  const bool cut_by_count = top_k >= 1.0 && top_k < static_cast<double>(call.V);
+  // In turn: what top-k keeps, what top-p keeps of it, what the uniform chooses of that.
+#pragma unroll 1
+  for (int kind = cut_by_count ? Limit::count_reaches : Limit::sum_reaches; kind <= Limit::sum_exceeds; kind++) {
+    if (kind == Limit::sum_reaches && !(top_p < 1.0)) continue;
+    const double share = kind == Limit::sum_reaches ? top_p : static_cast<double>(call.uniform[0]);
+    const double value = kind == Limit::count_reaches ? floor(top_k) : share * candidates.end.sum;
+    candidates.end = first_passing({kind, value}, candidates, shared);
   }
-  if (top_p < 1.0) candidates.end = first_passing({Limit::sum_reaches, top_p * candidates.end.sum}, candidates, shared);
-  const double uniform = call.uniform[0];
-  return static_cast<int32_t>(first_passing({Limit::sum_exceeds, uniform * candidates.end.sum}, candidates, shared).id);
+  return static_cast<int32_t>(candidates.end.id);
 }
 
 }  // namespace

@@ -2,7 +2,14 @@
  * Reads a model's config.json: every field asked for is checked, every field that would change numerics and is not
  * implemented is refused by name, and what nobody knows is listed. What the fields mean is in the architecture files.
  */
-import { DTYPES, type DType, isDType, UnsupportedConfigError } from '@metashard/core';
+import {
+  ACTIVATION_KINDS,
+  type ActivationKind,
+  DTYPES,
+  type DType,
+  isDType,
+  UnsupportedConfigError,
+} from '@metashard/core';
 
 export type RawConfig = Readonly<Record<string, unknown>>;
 
@@ -68,6 +75,16 @@ const NEUTRAL_FIELDS = [
   'use_cache',
 ] as const;
 
+/** transformers' names of activations that are ours under another one. */
+const ACTIVATION_NAMES: Readonly<Record<string, ActivationKind>> = {
+  swish: 'silu',
+  gelu_new: 'gelu_tanh',
+  gelu_pytorch_tanh: 'gelu_tanh',
+  gelu_fast: 'gelu_tanh',
+  gelu_python: 'gelu',
+  relu2: 'relu_squared',
+};
+
 interface Choice<T> {
   /** When the field is absent or null. Without a default the field is required. */
   default?: T;
@@ -76,8 +93,11 @@ interface Choice<T> {
 export class ConfigReader {
   readonly #known = new Set<string>(NEUTRAL_FIELDS);
 
-  constructor(readonly raw: RawConfig) {
-    this.#refuseOtherKinds();
+  constructor(
+    readonly raw: RawConfig,
+    { encoderDecoder = false }: { encoderDecoder?: boolean } = {},
+  ) {
+    this.#refuseOtherKinds(encoderDecoder);
   }
 
   get modelType(): string {
@@ -107,6 +127,14 @@ export class ConfigReader {
   }
   word<T = never>(fields: string | string[], choice?: Choice<T>): string | T {
     return this.#checked(fields, choice, 'a word', (value) => typeof value === 'string');
+  }
+
+  /** An activation by any of its names. */
+  activation(field: string, byDefault: string): ActivationKind {
+    const name = this.word(field, { default: byDefault });
+    const kind = ACTIVATION_NAMES[name] ?? name;
+    if (ACTIVATION_KINDS.includes(kind as ActivationKind)) return kind as ActivationKind;
+    throw this.refusal(field, name, `one of ${[...ACTIVATION_KINDS, ...Object.keys(ACTIVATION_NAMES)].join(', ')}`);
   }
 
   #checked<V, T>(
@@ -141,8 +169,13 @@ export class ConfigReader {
     });
   }
 
-  #refuseOtherKinds(): void {
-    for (const field of ['is_encoder_decoder', 'add_cross_attention', 'tie_encoder_decoder']) {
+  #refuseOtherKinds(encoderDecoder: boolean): void {
+    this.only(
+      'is_encoder_decoder',
+      [encoderDecoder],
+      encoderDecoder ? 'true for an encoder and a decoder' : 'false for a decoder-only model',
+    );
+    for (const field of ['add_cross_attention', 'tie_encoder_decoder']) {
       this.only(field, [false], 'false for a decoder-only model');
     }
     const pruned = this.value('pruned_heads');
@@ -167,13 +200,13 @@ export class ConfigReader {
 
   /**
    * The fields every config has; call it last, so that `ignoredFields` is complete. `tied` is the model class's
-   * default.
+   * default, as `vocabSize` is where it has one.
    */
-  shared({ tied }: { tied: boolean }) {
+  shared({ tied, vocabSize }: { tied: boolean; vocabSize?: number }) {
     const fields = {
       raw: this.raw,
       modelType: this.modelType,
-      vocabSize: this.count('vocab_size'),
+      vocabSize: this.count('vocab_size', vocabSize === undefined ? undefined : { default: vocabSize }),
       bosTokenId: this.tokenId('bos_token_id'),
       eosTokenIds: this.tokenIds('eos_token_id'),
       padTokenId: this.tokenId('pad_token_id'),

@@ -4,7 +4,7 @@
  * attention, gated MLP. Names are the checkpoint's. Dims: T tokens, H hidden, N heads, KV key-value heads, D head size,
  * V vocabulary.
  */
-import { ACTIVATION_KINDS, type ActivationKind, type DType, F, type Tensor } from '@metashard/core';
+import { type ActivationKind, type DType, F, type Tensor } from '@metashard/core';
 import type { CausalLM, CausalLMInputs } from '../causal-lm.js';
 import { ConstantTensor } from '../constant-tensor.js';
 import type { ForwardContext } from '../forward-context.js';
@@ -160,27 +160,6 @@ class LlamaMLP extends Module {
   }
 }
 
-/** transformers' names of activations that are ours under another one. */
-const ACTIVATION_NAMES: Readonly<Record<string, ActivationKind>> = {
-  swish: 'silu',
-  gelu_new: 'gelu_tanh',
-  gelu_pytorch_tanh: 'gelu_tanh',
-  gelu_fast: 'gelu_tanh',
-  gelu_python: 'gelu',
-  relu2: 'relu_squared',
-};
-
-function activationOf(reader: ConfigReader): ActivationKind {
-  const name = reader.word('hidden_act', { default: 'silu' });
-  const kind = ACTIVATION_NAMES[name] ?? name;
-  if (ACTIVATION_KINDS.includes(kind as ActivationKind)) return kind as ActivationKind;
-  throw reader.refusal(
-    'hidden_act',
-    name,
-    `one of ${[...ACTIVATION_KINDS, ...Object.keys(ACTIVATION_NAMES)].join(', ')}`,
-  );
-}
-
 /**
  * The window of each layer. `layer_types` chooses layers, `use_sliding_window: false` none; a Mistral config without
  * the field means 4096.
@@ -222,7 +201,7 @@ function parse(raw: RawConfig): LlamaConfig {
     maxPositionEmbeddings,
     intermediateSize: reader.count('intermediate_size'),
     rmsNormEps: reader.number('rms_norm_eps', { default: 1e-6 }),
-    activation: activationOf(reader),
+    activation: reader.activation('hidden_act', 'silu'),
     attentionBias: reader.flag('attention_bias', { default: false }),
     mlpBias: reader.flag('mlp_bias', { default: false }),
     windows: windowsOf(reader, numLayers),

@@ -4,7 +4,10 @@ import type { CausalLM } from '../causal-lm.js';
 import { initEmptyWeights } from '../init-empty-weights.js';
 import { bloom } from './bloom.js';
 import type { ParsedConfig, RawConfig } from './config-reader.js';
+import { gpt2 } from './gpt2.js';
 import { llama } from './llama.js';
+import { opt } from './opt.js';
+import { t5 } from './t5.js';
 
 export interface Architecture<Config extends ParsedConfig = ParsedConfig> {
   /** `model_type` in config.json. */
@@ -21,9 +24,11 @@ export interface Architecture<Config extends ParsedConfig = ParsedConfig> {
   readonly baseModelPrefix: string;
   /** Tensors of older checkpoints that nothing uses. */
   readonly ignoredTensors: readonly RegExp[];
+  /** Linears that 8 bits would harm, as `skip` of `replaceLinear` takes them. */
+  readonly keepInFloat?: readonly string[];
 }
 
-export const ARCHITECTURES: readonly Architecture[] = [bloom, llama] as readonly Architecture[];
+export const ARCHITECTURES: readonly Architecture[] = [bloom, llama, opt, gpt2, t5] as readonly Architecture[];
 
 /**
  * The architecture of a config.json. Throws UnsupportedConfigError for an unknown `model_type`, with the nearest known
