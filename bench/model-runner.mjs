@@ -59,29 +59,26 @@ function memory() {
   return { peakResidentBytes: native().processMemory().peakResidentBytes };
 }
 
-/**
- * What a step must read and compute: bytes of all weights but embedding tables that are only gathered from, cache bytes a token, operations of the 8-bit
- * linears a token; what the plan holds; and the dtypes that a row must name.
- */
+/** What a step must read and compute, what the plan holds, and the dtypes that a row must name. */
 function facts() {
-  const { tensors, ops } = model.recorded.program;
-  const bytesOf = (tensor) => specBytes({ dims: tensor.dims, dtype: tensor.dtype, layout: tensor.layout });
-  const streamed = new Set(
-    ops
-      .filter(({ op }) => op !== 'embedding')
-      .flatMap(({ inputs }) => inputs.filter((id) => tensors[id]?.kind === 'weight')),
-  );
+  const { tensors, ops, outputs } = model.recorded.program;
+  const bytesOf = ({ dims, dtype, layout }) => specBytes({ dims, dtype, layout });
   const sum = (values) => values.reduce((total, value) => total + value, 0);
+  const weightsOf = ({ inputs }) => inputs.filter((id) => tensors[id]?.kind === 'weight');
+  const matrixOf = (op) => tensors[weightsOf(op).find((id) => tensors[id].dims.length === 2)];
+  // Of an embedding table that is only gathered from, a step reads next to nothing.
+  const streamed = new Set(ops.filter(({ op }) => !op.includes('embedding')).flatMap(weightsOf));
   const caches = tensors.filter(({ kind }) => kind === 'cache');
-  const int8Linears = ops.filter(({ op }) => op === 'int8_linear').map(({ inputs }) => tensors[inputs[4]]);
+  const head = ops.find((op) => op.outputs.includes(outputs.logits));
+  const int8Linears = ops.filter(({ op, outputs: [out] }) => op === 'int8_linear' && tensors[out].dims[0] === 'tokens');
   const [{ weightsBytes, kvCacheBytes, activationsBytes, scratchBytes }] = model.plan.devices;
   return {
     streamedBytes: sum([...streamed].map((id) => bytesOf(tensors[id]))),
     cacheBytesPerToken: sum(
-      caches.map(({ dims: [, heads, , size], dtype }) => specBytes({ dims: [heads, size], dtype })),
+      caches.map(({ dims: [, heads, , size], dtype }) => bytesOf({ dims: [heads, size], dtype })),
     ),
-    int8OperationsPerToken: sum(int8Linears.map(({ dims: [N, K] }) => 2 * N * K)),
-    headDtype: tensors[ops.findLast(({ op }) => op === 'linear').inputs[1]].dtype,
+    int8OperationsPerToken: sum(int8Linears.map((op) => 2 * matrixOf(op).dims[0] * matrixOf(op).dims[1])),
+    headDtype: matrixOf(head).dtype,
     cacheDtype: caches[0].dtype,
     planned: { weightsBytes, kvCacheBytes, activationsBytes, scratchBytes },
   };

@@ -71,6 +71,19 @@ for (const [N, K] of MATRICES) for (const T of ROWS) addLinear(N, K, T, 'float16
 for (const dtype of ['float32', 'bfloat16']) for (const T of ROWS) addLinear(4096, 4096, T, dtype);
 for (const T of [1, 8]) addLinear(250880, 1024, T, 'float16');
 
+for (const T of ROWS) {
+  add('int8_weight_linear', `int8_weight_linear 4096×4096, ${T} rows`, {
+    operations: 2 * T * 4096 * 4096,
+    unit: 'float',
+    bytes: packedInt8Bytes(4096, 4096) + 4 * 4096,
+    build: (stage) => {
+      const [x, out] = [stage.normal([T, 4096]), stage.tensor([T, 4096])];
+      const { CB, SCB } = stage.int8Weight(4096, 4096);
+      return stage.rotate(CB).map((copy) => [stage.call('int8_weight_linear', [x, copy, SCB, null], [out], [0])]);
+    },
+  });
+}
+
 add('int8_matmul', 'int8_matmul 4096×4096, 512 rows', {
   operations: 2 * 512 * 4096 * 4096,
   unit: 'int8',
@@ -187,17 +200,26 @@ add('select_rows', 'select_rows 8 of [512, 4096]', {
   ],
 });
 
-add('embedding', 'embedding float16 [250880, 1024], 512 ids', {
+const VOCABULARY = 250880;
+const randomIds = (stage) => stage.ints(Array.from({ length: 512 }, () => Math.floor(random() * VOCABULARY)));
+
+add('embedding', `embedding float16 [${VOCABULARY}, 1024], 512 ids`, {
   bytes: 512 * 1024 * 6,
   build: (stage) => {
-    const [table, out] = [stage.normal([250880, 1024], 'float16'), stage.tensor([512, 1024])];
-    const ids = () => stage.ints(Array.from({ length: 512 }, () => Math.floor(random() * 250880)));
-    return Array.from({ length: 64 }, () => [stage.call('embedding', [ids(), table], [out])]);
+    const [table, out] = [stage.normal([VOCABULARY, 1024], 'float16'), stage.tensor([512, 1024])];
+    return Array.from({ length: 64 }, () => [stage.call('embedding', [randomIds(stage), table], [out])]);
+  },
+});
+add('int8_embedding', `int8_embedding [${VOCABULARY}, 1024], 512 ids`, {
+  bytes: 512 * 1024 * 5,
+  build: (stage) => {
+    const [{ CB, SCB }, out] = [stage.int8Weight(VOCABULARY, 1024), stage.tensor([512, 1024])];
+    return Array.from({ length: 64 }, () => [stage.call('int8_embedding', [randomIds(stage), CB, SCB], [out])]);
   },
 });
 
 for (const R of [1, 8]) {
-  const V = 250880;
+  const V = VOCABULARY;
   add('argmax', `argmax [${R}, ${V}]`, {
     bytes: R * V * 4,
     floor: false,

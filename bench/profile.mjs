@@ -13,7 +13,6 @@ import {
   openCheckpoint,
   readTensor,
   resolveDims,
-  rowMajorStrides,
   specBytes,
 } from 'metashard';
 import { waitForQuiet, watchNoise } from './noise.mjs';

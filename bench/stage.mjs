@@ -106,6 +106,11 @@ export class Stage {
     return () => native().callOp(id, code, ins, outs, attrs, scratch);
   }
 
+  /** Whether the backend has the op. */
+  supports(op) {
+    return native().opSupported(this.#context.id, opSignature(op).code);
+  }
+
   #scratchOf(bytes) {
     if (bytes > this.#scratch.bytes) this.#scratch = { bytes, buffer: this.#context.alloc(bytes) };
     return bytes === 0 ? 0 : this.#scratch.buffer;

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { runCli } from '../packages/dispatch/dist/cli/index.js';
-import { configurationTables } from '../packages/dispatch/dist/config/configuration-table.js';
+import { configurationTables, markdownTable } from '../packages/dispatch/dist/config/configuration-table.js';
 import { estimateModel } from '../packages/dispatch/dist/index.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -61,8 +61,8 @@ async function gpuTable() {
   const { setups } = await estimateModel(root + BLOOM);
   const rows = setups
     .filter(({ name }) => !name.startsWith('CPU'))
-    .map(({ name, memoryBytes, count }) => `| ${name} | ${memoryBytes / 2 ** 30} GiB | ${count ?? 'no'} |`);
-  return ['| GPU | memory | needed |', '| --- | --- | --- |', ...rows].join('\n');
+    .map(({ name, memoryBytes, count }) => [name, `${memoryBytes / 2 ** 30} GiB`, String(count ?? 'no')]);
+  return markdownTable([['GPU', 'memory', 'needed'], ...rows]);
 }
 
 function fenced(text) {

@@ -2,10 +2,11 @@
  * The op table (op-cases.ts) on a CUDA device, real or emulated, held against the reference and against the plain CPU ops. Knows nothing of
  * vitest: gpu-check.ts runs it on a bare GPU machine, ops-cuda.test.ts over the emulated driver.
  */
-import { createHash } from 'node:crypto';
+import { createHash, type Hash } from 'node:crypto';
 import { DTYPES, native } from '@metashard/core';
 import { CPU_PLUGIN_PATH } from '@metashard/cpu';
 import { CUDA_PLUGIN_PATH } from '@metashard/cuda';
+import { checkEdges } from './gpu-edges.js';
 import { type HostTensor, hostValues } from './host-tensor.js';
 import { type OpCase, opCases } from './op-cases.js';
 import { checkOpCase, type OpDevice, runOpCase } from './run-op-case.js';
@@ -17,6 +18,8 @@ export interface OpsReport {
   emulated: boolean;
   /** Cases run, and milliseconds of those on the device, by op. */
   ops: Record<string, { cases: number; milliseconds: number }>;
+  /** Calls beyond the table: gpu-edges.ts. */
+  edges: string[];
   /** One line for each tensor that is off; empty where all is well. */
   problems: string[];
   /** Of the bits of all outputs. */
@@ -78,40 +81,50 @@ export interface OpsOptions {
   only?: string;
 }
 
+/** Runs one case on `cuda`, adds its outputs to the hash, and returns what is wrong with it. */
+function checkCase(
+  item: OpCase,
+  cuda: OpDevice,
+  cpu: OpDevice,
+  report: OpsReport,
+  hash: Hash,
+  digestOnly: boolean,
+): string[] {
+  const counted = report.ops[item.op] ?? { cases: 0, milliseconds: 0 };
+  report.ops[item.op] = counted;
+  counted.cases++;
+  try {
+    const built = item.build();
+    const started = performance.now();
+    const got = runOpCase(cuda, item.op, built);
+    counted.milliseconds += performance.now() - started;
+    for (const tensor of writtenTensors(item, got)) hash.update(tensor.bytes);
+    if (digestOnly) return [];
+    return [...checkOpCase(cuda, item).map((problem) => `${item.name}: ${problem}`), ...compareWithCpu(item, got, cpu)];
+  } catch (error) {
+    return [`${item.name}: ${(error as Error).message}`];
+  }
+}
+
 /** Runs the table on device 0 of the CUDA backend, opening both backends. */
-export function checkOps(options: OpsOptions = {}): OpsReport {
+export function checkOps({ digestOnly = false, only = '' }: OpsOptions = {}): OpsReport {
   const addon = native();
   addon.loadBackend('cpu', CPU_PLUGIN_PATH);
   addon.loadBackend('cuda', CUDA_PLUGIN_PATH);
   addon.configureBackend('cpu', 'isa', 'portable');
-  const info = addon.deviceInfo('cuda', 0);
+  const { name: device, computeMajor, computeMinor, emulated } = addon.deviceInfo('cuda', 0);
   const cuda = { addon, context: addon.openContext('cuda', 0, 0) };
   const cpu = { addon, context: addon.openContext('cpu', 0, 0) };
-  const report: OpsReport = {
-    device: info.name,
-    computeCapability: `${info.computeMajor}.${info.computeMinor}`,
-    emulated: info.emulated,
-    ops: {},
-    problems: [],
-    digest: '',
-  };
+  const computeCapability = `${computeMajor}.${computeMinor}`;
+  const report: OpsReport = { device, computeCapability, emulated, ops: {}, edges: [], problems: [], digest: '' };
   const hash = createHash('sha256');
   for (const item of opCases()) {
-    if (!item.name.includes(options.only ?? '')) continue;
-    const counted = (report.ops[item.op] ??= { cases: 0, milliseconds: 0 });
-    counted.cases++;
-    try {
-      const built = item.build();
-      const started = performance.now();
-      const got = runOpCase(cuda, item.op, built);
-      counted.milliseconds += performance.now() - started;
-      for (const tensor of writtenTensors(item, got)) hash.update(tensor.bytes);
-      if (options.digestOnly) continue;
-      report.problems.push(...checkOpCase(cuda, item).map((problem) => `${item.name}: ${problem}`));
-      report.problems.push(...compareWithCpu(item, got, cpu));
-    } catch (error) {
-      report.problems.push(`${item.name}: ${(error as Error).message}`);
-    }
+    if (item.name.includes(only)) report.problems.push(...checkCase(item, cuda, cpu, report, hash, digestOnly));
+  }
+  if (only === '') {
+    const { names, problems } = checkEdges(cuda);
+    report.edges = names;
+    report.problems.push(...problems);
   }
   addon.closeContext(cuda.context);
   addon.closeContext(cpu.context);

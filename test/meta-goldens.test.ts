@@ -25,7 +25,7 @@ function relativeError(got: Tensor, want: Tensor): number {
   return Math.hypot(...a.map((value, i) => value - (b[i] as number))) / Math.hypot(...b);
 }
 
-describe.each(['bloom', 'llama', 'mistral'])('%s', async (name) => {
+describe.each(['bloom', 'llama', 'mistral', 'opt', 'gpt2'])('%s', async (name) => {
   const folder = fileURLToPath(new URL(`./fixtures/models/${name}/`, import.meta.url));
   const raw = JSON.parse(readFileSync(`${folder}config.json`, 'utf8'));
   const index = await openCheckpoint(folder);

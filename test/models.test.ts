@@ -1,9 +1,9 @@
-/** The three golden models end to end through the public API: float and int8 logits, hidden states, padding, greedy text, decoding against a full forward, device maps. */
+/** The golden models end to end through the public API: float and int8 logits, hidden states, padding, greedy text, decoding against a full forward, device maps. */
 import { type DeviceMap, type LoadedModel, type LoadModelOptions, loadModel } from 'metashard';
 import { describe, expect, it } from 'vitest';
 import { distance, floats, type Golden, readGolden, relativeError, rowsOf } from './golden-models.js';
 
-const NAMES = ['bloom', 'llama', 'mistral'] as const;
+const NAMES = ['bloom', 'llama', 'mistral', 'opt', 'gpt2'] as const;
 const SIZES = { dtype: 'float32', maxSeqLen: 64, maxBatchSize: 2 } as const;
 
 async function withModel<T>(

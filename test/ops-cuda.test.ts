@@ -42,14 +42,15 @@ describe('gives what the reference and the plain CPU ops give', () => {
   });
 });
 
+it('touches nothing outside the tensors, whatever ids, rows, lengths and tables hold, and refuses what cannot be', () => {
+  expect(report.edges.length).toBeGreaterThan(10);
+  expect(report.problems).toEqual([]);
+});
+
 it('gives the same bits in six schedules, late ones among them', () => {
   for (const words of ['seed=1', 'seed=2', 'seed=3', 'seed=4', 'lazy,seed=5', 'lazy,seed=6']) {
     const again = check('1x1GiB', words, '--digest');
     expect(again.problems, words).toEqual([]);
     expect(again.digest, words).toBe(report.digest);
   }
-});
-
-it('gives the same bits on other architectures', () => {
-  expect(check('1x1GiB@sm_75', '', '--digest').digest).toBe(report.digest);
 });

@@ -12,7 +12,7 @@ import {
   type TensorId,
   zeros,
 } from '@metashard/core';
-import { findTiedParameters, Int8Params, type Module, scaleName } from '@metashard/meta';
+import { findTiedParameters, findTransposedParameters, Int8Params, type Module, scaleName } from '@metashard/meta';
 import { resolveDevices } from './devices.js';
 import type { LoadInstruction } from './executor-protocol.js';
 import { Executors } from './executors.js';
@@ -58,7 +58,13 @@ export async function loadCheckpointAndDispatch(
   const checkpoint: CheckpointIndex = await openCheckpoint(folder);
   const recorded = recordModel(module, options);
   return start(recorded, options, (program) =>
-    findWeightSources({ program, checkpoint, baseModelPrefix: 'model', tied: findTiedParameters(module) }),
+    findWeightSources({
+      program,
+      checkpoint,
+      baseModelPrefix: 'model',
+      tied: findTiedParameters(module),
+      transposed: findTransposedParameters(module),
+    }),
   );
 }
 

@@ -20,6 +20,17 @@ export { planHtml } from './plan-page.js';
 export { type PictureOptions, planSvg } from './plan-picture.js';
 export { type PlannedProgram, type PlanRequest, planProgram } from './plan-program.js';
 export * from './plan-table.js';
+export { type ChooseThresholdOptions, chooseThreshold, type ThresholdChoice } from './quant-compare/choose-threshold.js';
+export {
+  compareQuantization,
+  type QuantCompareOptions,
+  type QuantComparison,
+  type QuantResult,
+} from './quant-compare/compare-quantization.js';
+export type { OutlierColumn, OutlierReport } from './quant-compare/outlier-watch.js';
+export { QUANT_METHODS } from './quant-compare/quant-methods.js';
+export { formatQuantComparison } from './quant-compare/quant-report.js';
+export type { QuantText } from './quant-compare/text-windows.js';
 export * from './resolve-model.js';
 export * from './stop-strings.js';
 export * from './tokenizer.js';

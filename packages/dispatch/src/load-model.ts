@@ -119,6 +119,7 @@ function sourcesOf(
     checkpoint,
     baseModelPrefix: source.architecture.baseModelPrefix,
     tied: findTiedParameters(source.model),
+    transposed: findTransposedParameters(source.model),
     ignore: source.architecture.ignoredTensors,
   });
 }

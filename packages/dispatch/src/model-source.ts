@@ -69,7 +69,7 @@ function quantizeLinears(
   const wanted = options.loadIn8bit ?? saved !== null;
   if (!wanted) return [];
   const threshold = options.llmInt8Threshold ?? saved?.threshold ?? DEFAULT_THRESHOLD;
-  const skip = [...(options.llmInt8SkipModules ?? [])];
+  const skip = [...(architecture.keepInFloat ?? []), ...(options.llmInt8SkipModules ?? [])];
   const outliers = options.outliers ?? 'per-batch';
   const replace = (skipped: readonly string[]): DevicePlan['skipped'] =>
     replaceLinear(model, { threshold, skip: skipped, hasFp16Weights: false, outliers }).skipped.map(

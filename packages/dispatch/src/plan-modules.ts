@@ -15,8 +15,8 @@ export function moduleBytes(
   const units = unitsOf(facts, blockPaths);
   const unitOf = new Int32Array(facts.program.ops.length).fill(-1);
   for (const [u, unit] of units.entries()) for (const op of unit.ops) unitOf[op] = u;
+  const entries = new Entries();
   const stored = new Map<DeviceName, Set<TensorId>>();
-  const entries = new Map<string, PlanModule>();
   for (const { device, ops } of segments) {
     const seen = stored.get(device) ?? new Set<TensorId>();
     stored.set(device, seen);
@@ -24,42 +24,44 @@ export function moduleBytes(
     // Ops that every segment computes for itself (rope tables) belong to no unit: to the segment's first, then.
     const first = unitOf[indices.find((index) => unitOf[index] !== -1) ?? 0] as number;
     for (const [i, op] of ops.entries()) {
-      const own = unitOf[indices[i] as number] as number;
+      const index = indices[i] as number;
+      const own = unitOf[index] as number;
       const path = units[own === -1 ? first : own]?.module ?? op.module;
-      const entryOf = (holder: DeviceName): PlanModule => {
-        const key = `${holder} ${path}`;
-        const entry = entries.get(key) ?? { path, device: holder, weightsBytes: 0, kvCacheBytes: 0 };
-        entries.set(key, entry);
-        return entry;
-      };
-      const weightsOn = streamedOps.has(indices[i] as number) ? 'disk' : device;
-      entryOf(weightsOn); // also where all its weights are an earlier unit's
-      for (const id of op.inputs)
-        if (id >= 0)
-          count(
-            facts,
-            () => entryOf(weightsOn),
-            () => entryOf(device),
-            seen,
-            facts.storageOf(id),
-          );
+      // An op makes its unit's entry also where all weights of it are an earlier unit's.
+      const holder = entries.of(streamedOps.has(index) ? 'disk' : device, path);
+      for (const id of op.inputs) {
+        const storage = facts.storageOf(id);
+        if (storage < 0 || seen.has(storage)) continue;
+        const kind = facts.program.tensors[storage]?.kind;
+        if (kind === 'weight' || kind === 'constant') holder.weightsBytes += facts.bytesOf(storage);
+        else if (kind === 'cache') entries.of(device, path).kvCacheBytes += facts.bytesOf(storage);
+        else continue;
+        seen.add(storage);
+      }
     }
   }
-  return withoutVisits([...entries.values()]);
+  return withoutVisits(entries.all);
 }
 
-function count(
-  { program, bytes }: ProgramFacts,
-  holder: () => PlanModule,
-  computer: () => PlanModule,
-  seen: Set<TensorId>,
-  id: TensorId,
-): void {
-  const kind = program.tensors[id]?.kind;
-  if ((kind !== 'weight' && kind !== 'constant' && kind !== 'cache') || seen.has(id)) return;
-  seen.add(id);
-  if (kind === 'cache') computer().kvCacheBytes += bytes[id] as number;
-  else holder().weightsBytes += bytes[id] as number;
+/** Entries by device and path, in the order in which they were first asked for. */
+class Entries {
+  readonly all: PlanModule[] = [];
+  readonly #byDevice = new Map<DeviceName, Map<string, PlanModule>>();
+
+  of(device: DeviceName, path: string): PlanModule {
+    let byPath = this.#byDevice.get(device);
+    if (byPath === undefined) {
+      byPath = new Map();
+      this.#byDevice.set(device, byPath);
+    }
+    let entry = byPath.get(path);
+    if (entry === undefined) {
+      entry = { path, device, weightsBytes: 0, kvCacheBytes: 0 };
+      byPath.set(path, entry);
+      this.all.push(entry);
+    }
+    return entry;
+  }
 }
 
 /** A unit whose ops visit another device without storing anything there (the rows chosen for the head) is listed where it lives only. */

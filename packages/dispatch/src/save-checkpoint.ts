@@ -18,7 +18,7 @@ import {
   parseBytes,
   type TensorId,
 } from '@metashard/core';
-import { scaleName } from '@metashard/meta';
+import { findTransposedParameters, scaleName } from '@metashard/meta';
 import type { SaveInstruction } from './executor-protocol.js';
 import type { Executors } from './executors.js';
 import type { ModelSource } from './model-source.js';
@@ -47,6 +47,8 @@ interface SavedTensor {
   nbytes: number;
   /** Weight it is written from; null: the weight_format constant. */
   weight: TensorId | null;
+  /** `shape` is the weight's with its dimensions swapped. */
+  transposed?: true;
 }
 
 /** The folder's parent must exist. Throws ArgumentError (the folder is not empty), CheckpointError (the disk). */
@@ -65,7 +67,10 @@ export async function saveModel(
   const temporary = join(dirname(target), `.${basename(target)}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
   try {
     await mkdir(temporary);
-    const shards = cutShards(savedTensors(program), parseBytes(maxShardSize, 'maxShardSize'));
+    const shards = cutShards(
+      savedTensors(program, findTransposedParameters(source.model)),
+      parseBytes(maxShardSize, 'maxShardSize'),
+    );
     await writeShards(temporary, shards, planned, executors);
     await describeModel(temporary, source, program);
     if (existsSync(target)) await rmdir(target);
@@ -79,14 +84,17 @@ export async function saveModel(
 }
 
 /** Every weight once, under its first name; 8-bit ones with their format. Wide dtypes first, so that each starts at a multiple of its element. */
-function savedTensors(program: Program): SavedTensor[] {
+function savedTensors(program: Program, transposed: ReadonlySet<string>): SavedTensor[] {
   const saved: SavedTensor[] = [];
   for (const [weight, tensor] of program.tensors.entries()) {
     if (tensor.kind !== 'weight') continue;
     const shape = tensor.dims as readonly number[];
     const nbytes = shape.reduce((product, dim) => product * dim, DTYPES[tensor.dtype].bytes);
     const name = tensor.name as string;
-    saved.push({ name, dtype: tensor.dtype, shape, nbytes, weight });
+    const { dtype } = tensor;
+    if (transposed.has(name) && DTYPES[dtype].isFloat) {
+      saved.push({ name, dtype, shape: shape.toReversed(), nbytes, weight, transposed: true });
+    } else saved.push({ name, dtype, shape, nbytes, weight });
     if (tensor.layout === 'packed_int8')
       saved.push({
         name: scaleName(name).replace(/SCB$/, 'weight_format'),
@@ -134,11 +142,14 @@ async function writeShards(
     const file = join(folder, names[i] as string);
     const header = encodeSafetensorsHeader(shard, new Map([['format', 'pt']]));
     let offset = header.length;
-    for (const { name, nbytes, weight } of shard) {
+    for (const { name, nbytes, weight, transposed } of shard) {
       weightMap[name] = names[i] as string;
       const device = weight === null ? undefined : owner.get(weight);
       if (weight !== null && device !== undefined)
-        perDevice.set(device, [...(perDevice.get(device) ?? []), { tensor: weight, file, offset }]);
+        perDevice.set(device, [
+          ...(perDevice.get(device) ?? []),
+          { tensor: weight, file, offset, ...(transposed && { transposed }) },
+        ]);
       offset += nbytes;
     }
     // What no device writes, the format bytes, is 0 already.

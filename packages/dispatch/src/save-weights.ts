@@ -36,7 +36,8 @@ export function saveWeights(executor: DeviceExecutor, instructions: readonly Sav
   }
 }
 
-function saveTensor(executor: DeviceExecutor, { tensor, offset }: SaveInstruction, descriptor: number): void {
+function saveTensor(executor: DeviceExecutor, instruction: SaveInstruction, descriptor: number): void {
+  const { tensor, offset, transposed } = instruction;
   const spec = executor.setup.program.tensors[tensor] as ProgramTensor;
   const [rows, columns] = matrixShape(spec.dims as readonly number[]);
   const write = (bytes: Uint8Array, at: number): void => {
@@ -44,6 +45,7 @@ function saveTensor(executor: DeviceExecutor, { tensor, offset }: SaveInstructio
       done += writeSync(descriptor, bytes, done, bytes.length - done, offset + at + done);
   };
   if (spec.layout === 'packed_int8') unpackRows(executor, executor.place(tensor), rows, columns, write);
+  else if (transposed) turnOut(executor, executor.place(tensor), [rows, columns, DTYPES[spec.dtype].bytes], write);
   else copyOut(executor, executor.place(tensor), rows * columns * DTYPES[spec.dtype].bytes, write);
 }
 
@@ -57,6 +59,27 @@ function copyOut(
     const window = new Uint8Array(Math.min(WINDOW_BYTES, bytes - at));
     guardNative(executor.setup.device, 'read', () => native().read(place.buffer, place.byteOffset + at, window));
     write(window, at);
+  }
+}
+
+/** A float matrix with its dimensions swapped: read whole, written in windows of its columns. */
+function turnOut(
+  executor: DeviceExecutor,
+  place: WeightPlace,
+  [rows, columns, elementBytes]: readonly [number, number, number],
+  write: (bytes: Uint8Array, at: number) => void,
+): void {
+  const Elements = elementBytes === 2 ? Uint16Array : Uint32Array;
+  const held = new Elements(rows * columns);
+  guardNative(executor.setup.device, 'read', () => native().read(place.buffer, place.byteOffset, held));
+  const perWindow = Math.max(1, Math.floor(WINDOW_BYTES / (rows * elementBytes)));
+  for (let column = 0; column < columns; column += perWindow) {
+    const count = Math.min(perWindow, columns - column);
+    const window = new Elements(count * rows);
+    for (let c = 0; c < count; c++) {
+      for (let r = 0; r < rows; r++) window[c * rows + r] = held[r * columns + column + c] as number;
+    }
+    write(new Uint8Array(window.buffer), column * rows * elementBytes);
   }
 }
 

@@ -13,11 +13,13 @@ import {
   opSignature,
   type ProgramTensor,
   parseDevice,
+  rowMajorStrides,
   specBytes,
+  TENSOR_WORDS,
   type TensorSpec,
 } from '@metashard/core';
 import type { FileSource } from './executor-protocol.js';
-import { tensorWords, type WeightPlace } from './load-weights.js';
+import type { WeightPlace } from './load-weights.js';
 
 /** A weight, and where it goes. */
 export interface WeightTarget extends WeightPlace {
@@ -53,7 +55,7 @@ export function loadTransposed(file: FileId, source: FileSource, targets: readon
     const weight = host.tensor({ dims: [columns, rows], dtype }); // [out, in]
     host.call('copy', swapped(stored.words), weight.words);
     host.free(stored.buffer);
-    const made = targets.map(({ spec }) => ({ ...host.tensor(spec as TensorSpec), bytes: specBytes(spec) }));
+    const made = targets.map(({ spec }) => ({ ...host.tensor(spec), bytes: specBytes(spec) }));
     const results = Float64Array.from(made.flatMap(({ words }) => [...words]));
     if (made.length === 1) host.call('cast', weight.words, results);
     else host.call('quantize_weight', weight.words, results, [0]);
@@ -84,8 +86,11 @@ class HostTensors {
   tensor(spec: TensorSpec): { buffer: BufferId; words: Float64Array } {
     const buffer = this.context.alloc(Math.max(specBytes(spec), 1), MEMORY_KINDS.indexOf('other'));
     this.#buffers.add(buffer);
-    const { dims, dtype, layout = 'strided' } = spec;
-    return { buffer, words: tensorWords({ buffer, byteOffset: 0 }, { dims, dtype, layout }) };
+    const words = new Float64Array(TENSOR_WORDS);
+    const { dims, dtype, layout } = spec;
+    words.set([buffer, 0, DTYPES[dtype].code, layout === 'packed_int8' ? 1 : 0, dims.length, ...(dims as number[])]);
+    words.set(rowMajorStrides(dims), 9);
+    return { buffer, words };
   }
 
   call(

@@ -8,6 +8,7 @@ import { defineEstimate } from './estimate.js';
 import { Stopped } from './interrupts.js';
 import { definePack } from './pack.js';
 import { definePlan } from './plan.js';
+import { defineQuantCompare } from './quant-compare.js';
 import { EXIT, reportError } from './report-error.js';
 import { defineRun } from './run.js';
 
@@ -50,5 +51,6 @@ function makeProgram(io: CliIo): Command {
   definePack(program, io);
   defineCalibrate(program, io);
   defineDevices(program, io);
+  defineQuantCompare(program, io);
   return program;
 }

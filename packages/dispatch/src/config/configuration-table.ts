@@ -26,10 +26,17 @@ function table(properties: Readonly<Record<string, JsonSchema>>, prefix: string)
   const rows = Object.entries(properties).map(([key, schema]) => {
     const setting = SETTINGS.find(({ path }) => path.join('.') === `${prefix}${key}`);
     const [flag, variable] = setting === undefined ? ['', ''] : [flagName(setting), environmentName(setting)];
-    const cells = [code(key), valuesOf(schema), code(flag), code(variable), schema.description ?? ''];
-    return `| ${cells.map(escapeCell).join(' | ')} |`;
+    return [code(key), valuesOf(schema), code(flag), code(variable), schema.description ?? ''];
   });
-  return ['| key | value | flag | variable | meaning |', '| --- | --- | --- | --- | --- |', ...rows].join('\n');
+  return markdownTable([['key', 'value', 'flag', 'variable', 'meaning'], ...rows]);
+}
+
+/** A table with its columns aligned, as the formatter writes it; the first row is the header. */
+export function markdownTable(rows: readonly string[][]): string {
+  const cells = rows.map((row) => row.map((cell) => cell.replaceAll('|', '\\|')));
+  const widths = (cells[0] ?? []).map((_, c) => Math.max(3, ...cells.map((row) => row[c]?.length ?? 0)));
+  const lines = cells.map((row) => `| ${widths.map((width, c) => (row[c] ?? '').padEnd(width)).join(' | ')} |`);
+  return [lines[0], `| ${widths.map((width) => '-'.repeat(width)).join(' | ')} |`, ...lines.slice(1)].join('\n');
 }
 
 /** `whole number`, `auto, balanced or map`: what a value looks like. */
@@ -50,8 +57,4 @@ function valuesOf(schema: JsonSchema): string {
 
 function code(text: string): string {
   return text === '' ? '' : `\`${text}\``;
-}
-
-function escapeCell(text: string): string {
-  return text.replaceAll('|', '\\|');
 }

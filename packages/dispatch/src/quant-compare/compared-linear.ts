@@ -57,12 +57,20 @@ export class MethodProducts {
     this.#step = step;
   }
 
-  /** The product of x with a weight [out, in] of any float dtype, and a bias. */
+  /** The product of x with a weight [out, in] of any float dtype, and a bias. Not during a forward: `step` is reset. */
   of(weight: Tensor, bias: Tensor | null): Product {
+    try {
+      return this.#productOf(weight, bias);
+    } finally {
+      this.#step.reset();
+    }
+  }
+
+  #productOf(weight: Tensor, bias: Tensor | null): Product {
     const { weights, activations } = this.#method;
     if (weights === 'float') return (x) => F.linear(x, weight, bias);
     if (activations === 'float' || weights.range === 'zeropoint') {
-      const rounded = this.#weights.run(() => this.#roundedWeight(weight, weights));
+      const rounded = this.#roundedWeight(weight, weights);
       if (activations === 'float') return (x) => F.linear(x, rounded, bias);
       return (x) => F.linear(this.#roundedInput(x, activations), rounded, bias);
     }

@@ -33,7 +33,7 @@ interface Family {
   activations: Int8Scheme | 'float';
   /** One method for each threshold. */
   decomposed?: true;
-  outliers?: 'per-row';
+  outliers?: QuantMethod['outliers'];
 }
 
 /** Vector-wise: a scale per row of activations and per output feature; row-wise: per row of activations only. */
@@ -100,7 +100,11 @@ export function quantMethods(
     const { label, weights, activations, decomposed, outliers = 'per-batch' }: Family = FAMILIES[name];
     const method: QuantMethod = { name, label, weights, activations, threshold: 0, outliers };
     if (decomposed !== true) return [method];
-    return thresholds.map((threshold) => ({ ...method, ...checked(threshold), label: `${label}, threshold ${threshold}` }));
+    return thresholds.map((threshold) => ({
+      ...method,
+      ...checked(threshold),
+      label: `${label}, threshold ${threshold}`,
+    }));
   });
 }
 
