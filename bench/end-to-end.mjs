@@ -82,6 +82,11 @@ function checkpointBytes(path) {
   return files.reduce((sum, file) => sum + statSync(join(path, file)).size, 0);
 }
 
+/** Repetitions, those that other processes disturbed apart. */
+const samples = () => ({ clean: [], noisy: [] });
+const keep = ({ clean, noisy }, sample) => (sample.noise <= NOISE_LIMIT ? clean : noisy).push(sample);
+const describeNoise = ({ noise }) => `others used ${(100 * noise).toFixed(1)} %`;
+
 /** Everything about one model: a result per mode. */
 async function runModel(model, { modes, reps, loads, threads, patience, ceilings, log }) {
   const options = (mode) => ({ ...MODES[mode], threads, maxSeqLen: 1024, maxBatchSize: 8 });
@@ -89,7 +94,7 @@ async function runModel(model, { modes, reps, loads, threads, patience, ceilings
     model: model.name,
     mode,
     checkpointBytes: checkpointBytes(model.path),
-    loads: [],
+    loads: samples(),
     phases: {},
   }));
   const runners = new Map();
@@ -100,10 +105,10 @@ async function runModel(model, { modes, reps, loads, threads, patience, ceilings
         runners.get(result)?.kill();
         const runner = new Runner(model.path, options(result.mode));
         runners.set(result, runner);
-        const { type: _, facts, isa, ...loaded } = await runner.ask();
+        const { facts, isa, ...loaded } = await runner.ask();
         Object.assign(result, { facts, isa });
-        result.loads.push(loaded);
-        log(`${model.name} ${result.mode}: loaded in ${loaded.loadMs.toFixed(0)} ms`);
+        keep(result.loads, loaded);
+        log(`${model.name} ${result.mode}: loaded in ${loaded.loadMs.toFixed(0)} ms, ${describeNoise(loaded)}`);
       }
     }
     for (const phase of PHASES) await measurePhase(phase, results, runners, { reps, patience, ceilings, log });
@@ -121,17 +126,15 @@ async function measurePhase(phase, results, runners, { reps, patience, ceilings,
   const deadline = performance.now() + patience * 1e3;
   for (const result of results) {
     await runners.get(result).ask(phase); // warms up
-    result.phases[phase] = { clean: [], noisy: [] };
+    result.phases[phase] = samples();
   }
   const missing = () => results.filter((result) => result.phases[phase].clean.length < reps);
   for (let round = 0; missing().length > 0 && (round < reps || performance.now() < deadline); round++) {
     for (const result of missing()) {
       await waitForQuiet(Math.max(0, Math.min(5000, deadline - performance.now())));
       const sample = await measureOnce(phase, result, runners.get(result), ceilings);
-      result.phases[phase][sample.noise <= NOISE_LIMIT ? 'clean' : 'noisy'].push(sample);
-      log(
-        `${result.model} ${result.mode} ${phase}: ${sample.rate.toFixed(1)} tokens/s, others used ${(100 * sample.noise).toFixed(1)} %`,
-      );
+      keep(result.phases[phase], sample);
+      log(`${result.model} ${result.mode} ${phase}: ${sample.rate.toFixed(1)} tokens/s, ${describeNoise(sample)}`);
     }
   }
 }
@@ -153,7 +156,7 @@ async function measureOnce(phase, { facts, isa }, runner, ceilings) {
   return { ...sample, share: bytes / read / 1e6 / ms };
 }
 
-/** Results of all models, and the ceilings met on the way. `onLine` hears of progress. */
+/** Results of all models, one a model and mode. `log` hears of progress. */
 export async function runEndToEnd(
   models,
   { folder, threads = 2, reps = 5, loads = 3, modes = Object.keys(MODES), patience = 60, log = () => {} },
@@ -180,31 +183,14 @@ function counted({ clean, noisy }, needed) {
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(2)} GB`;
 
-/** Throughput, loading and outliers as three tables. */
-export function endToEndTables({ results }, { reps = 5 } = {}) {
-  const throughput = results.map(({ model, mode, phases, facts }) => {
-    const cells = PHASES.map((phase) => {
-      const { samples, mark } = counted(phases[phase], Math.min(reps, 3));
-      const share = samples[0].share > 0 ? `, ${percent(median(samples.map((sample) => sample.share)))}` : '';
-      return `${withRange(
-        samples.map(({ rate }) => rate),
-        phase === 'decode1' ? 1 : 0,
-      )}${mark}${share}`;
-    });
-    return [`${model} ${mode}`, ...cells, `${facts.headDtype}, ${facts.cacheDtype}`];
-  });
-  const loading = results.map(({ model, mode, loads, checkpointBytes, peakResidentBytes, facts: { planned } }) => {
-    const loadMs = median(loads.map((load) => load.loadMs));
-    return [
-      `${model} ${mode}`,
-      `${(loadMs / 1e3).toFixed(2)} s`,
-      (checkpointBytes / loadMs / 1e6).toFixed(2),
-      `${(median(loads.map((load) => load.startToFirstTokenMs)) / 1e3).toFixed(2)} s`,
-      gigabytes(median(loads.map((load) => load.peakResidentBytes))),
-      gigabytes(peakResidentBytes),
-      gigabytes(planned.weightsBytes + planned.kvCacheBytes),
-    ];
-  });
+/** Throughput, loading and outliers as three tables. `reps` and `loads`: how many clean repetitions were asked for. */
+export function endToEndTables({ results }, { reps = 5, loads = 3 } = {}) {
+  const throughput = results.map(({ model, mode, phases, facts }) => [
+    `${model} ${mode}`,
+    ...PHASES.map((phase) => throughputCell(phase, phases[phase], Math.min(reps, 3))),
+    `${facts.headDtype}, ${facts.cacheDtype}`,
+  ]);
+  const loading = results.map((result) => loadingRow(result, Math.min(loads, 2)));
   return {
     throughput: markdownTable(
       ['model', 'prefill 512', 'decode, 1 sequence', 'decode, 8 sequences', 'head, attention and cache'],
@@ -216,6 +202,29 @@ export function endToEndTables({ results }, { reps = 5 } = {}) {
     ),
     outliers: outlierTable(results),
   };
+}
+
+/** Tokens a second with their range, and the share of the ceiling. */
+function throughputCell(phase, taken, needed) {
+  const { samples: used, mark } = counted(taken, needed);
+  const rates = used.map(({ rate }) => rate);
+  const share = median(used.map((sample) => sample.share));
+  return withRange(rates, phase === 'decode1' ? 1 : 0) + mark + (share > 0 ? `, ${percent(share)}` : '');
+}
+
+function loadingRow({ model, mode, loads, checkpointBytes, peakResidentBytes, facts: { planned } }, needed) {
+  const { samples: used, mark } = counted(loads, needed);
+  const middle = (field) => median(used.map((load) => load[field]));
+  const seconds = (field) => `${(middle(field) / 1e3).toFixed(2)} s${mark}`;
+  return [
+    `${model} ${mode}`,
+    seconds('loadMs'),
+    (checkpointBytes / middle('loadMs') / 1e6).toFixed(2) + mark,
+    seconds('startToFirstTokenMs'),
+    gigabytes(middle('peakResidentBytes')),
+    gigabytes(peakResidentBytes),
+    gigabytes(planned.weightsBytes + planned.kvCacheBytes),
+  ];
 }
 
 /** Outlier columns met per linear; a model whose planted linears met none is named invalid. */
@@ -265,7 +274,7 @@ async function main() {
     log: (line) => console.error(line),
   });
   if (json) console.log(JSON.stringify(run, null, 2));
-  else console.log(Object.values(endToEndTables(run, { reps })).join('\n\n'));
+  else console.log(Object.values(endToEndTables(run, { reps, loads })).join('\n\n'));
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

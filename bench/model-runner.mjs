@@ -15,14 +15,15 @@ const [folder, optionsJson] = process.argv.slice(2);
 const options = JSON.parse(optionsJson);
 const random = uniformGenerator(3);
 
+const loadNoise = watchNoise();
 const started = performance.now();
 const model = await loadModel(folder, { devices: ['cpu'], ...options });
 const loadMs = performance.now() - started;
 await generate(PHASES.decode1, 1);
 process.send({
-  type: 'ready',
   loadMs,
   startToFirstTokenMs: performance.now(),
+  noise: loadNoise(),
   ...memory(),
   facts: facts(),
   isa: JSON.parse(native().describeBackend('cpu')).isa,
@@ -30,7 +31,7 @@ process.send({
 
 process.on('message', async ({ phase }) => {
   if (phase === 'close') {
-    process.send({ type: 'closed', ...memory() });
+    process.send(memory());
     await model.dispose();
     process.disconnect();
     return;
@@ -38,7 +39,7 @@ process.on('message', async ({ phase }) => {
   const spec = PHASES[phase];
   const noise = watchNoise();
   const { firstMs, restMs } = await generate(spec, spec.steps + 1);
-  process.send({ type: 'ran', ms: spec.steps === 0 ? firstMs : restMs, noise: noise() });
+  process.send({ ms: spec.steps === 0 ? firstMs : restMs, noise: noise() });
 });
 
 /** Milliseconds to the first token of every sequence, and from there to the last. */

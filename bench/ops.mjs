@@ -153,17 +153,9 @@ async function main() {
   });
   const unmeasured = OP_NAMES.filter((op) => !OP_ROWS.some((row) => row.op === op));
   if (unmeasured.length > 0) console.error(`no row yet for ${unmeasured.join(', ')}`);
-  const onRow = ({ name, ms, floorMs }) =>
-    console.error(
-      `${name}: ${formatMicroseconds(ms)} µs${floorMs === null ? '' : `, ${(ms / floorMs).toFixed(2)} × its floor`}`,
-    );
-  const run = await runOps({
-    threads: Number(values.threads),
-    time: Number(values.time),
-    folder: values.folder,
-    filter: positionals[0],
-    onRow,
-  });
+  const [threads, time, tries] = [values.threads, values.time, values.tries].map(Number);
+  const onRow = (row) => console.error(rowLine(row));
+  const run = await runOps({ threads, time, tries, folder: values.folder, filter: positionals[0], onRow });
   console.log(values.json ? JSON.stringify(run, null, 2) : opsTable(run));
 }
 

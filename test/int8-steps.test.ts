@@ -1,5 +1,5 @@
 /**
- * Every step of the int8 linears of two models' first blocks, from the stored inputs (computed in float64 from float32
+ * Every step of the int8 linears of three models' first blocks, from the stored inputs (computed in float64 from float32
  * weights and activations):
  * the reference maths, and the cpu's quantization of the same weights.
  */
@@ -13,6 +13,7 @@ import {
   openCheckpoint,
   readTensors,
   type Tensor,
+  tensor,
 } from '@metashard/core';
 import '@metashard/cpu';
 import { describe, expect, it } from 'vitest';
@@ -32,19 +33,28 @@ function wrongRoundings(got: Tensor, expected: Tensor, values: Tensor, scales: T
   });
 }
 
+/** Conv1D's weights as a Linear holds them. */
+function transposed(weight: Tensor): Tensor {
+  const [rows, columns] = weight.shape as [number, number];
+  const values = weight.toFloat32Array();
+  const turned = values.map((_, i) => values[(i % rows) * columns + Math.floor(i / rows)] as number);
+  return tensor(turned, { shape: [columns, rows] });
+}
+
 const norm = (values: Float32Array): number => Math.hypot(...values);
 
-describe.each(['bloom', 'llama'])('every int8 linear of the first block of %s', async (model) => {
+describe.each(['bloom', 'llama', 'gpt2'])('every int8 linear of the first block of %s', async (model) => {
   const folder = fileURLToPath(new URL(`./fixtures/models/${model}/`, import.meta.url));
   const steps = await loadSafetensors(`${folder}int8_steps.safetensors`);
   const index = await openCheckpoint(folder);
   const linears = [...steps.keys()].filter((name) => name.endsWith('.x')).map((name) => name.slice(0, -2));
   const step = (name: string, key: string): Tensor => steps.get(`${name}.${key}`) as Tensor;
-  const parameters = (name: string): Promise<Map<string, Tensor>> =>
-    readTensors(
-      index,
-      ['weight', 'bias'].map((key) => `${name}.${key}`).filter((key) => index.tensors.has(key)),
-    );
+  const parameters = async (name: string): Promise<Map<string, Tensor>> => {
+    const keys = ['weight', 'bias'].map((key) => `${name}.${key}`).filter((key) => index.tensors.has(key));
+    const read = await readTensors(index, keys);
+    const weight = read.get(`${name}.weight`) as Tensor;
+    return model === 'gpt2' ? read.set(`${name}.weight`, transposed(weight)) : read;
+  };
 
   it.each(linears)('%s: CB and SCB from the weight, as the cpu quantizes it', async (name) => {
     const weight = (await parameters(name)).get(`${name}.weight`) as Tensor;

@@ -120,7 +120,7 @@ export function withFile<T>(file: string, use: (descriptor: number, fileBytes: n
 /** A failure of the file system as a CheckpointError that names the file; other errors as they are. */
 export function fileError(file: string, error: unknown, use: 'read' | 'write' = 'read'): unknown {
   const code = (error as NodeJS.ErrnoException).code;
-  if (error instanceof CheckpointError || typeof code !== 'string') return error;
+  if (error instanceof CheckpointError || typeof code !== 'string' || !('syscall' in (error as object))) return error;
   const got = code === 'ENOENT' ? 'no such file' : code;
   return checkpointError(file, undefined, `expected a file to ${use}, got ${got}`, { cause: error });
 }

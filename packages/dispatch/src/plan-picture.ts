@@ -60,7 +60,7 @@ const LOOKS: Readonly<Record<PartKind, { fill: string; text: string; name: strin
   kv: { fill: 'url(#ms-kv)', text: INK, name: 'KV cache' },
   activations: { fill: 'url(#ms-activations)', text: INK, name: 'activations' },
   scratch: { fill: 'url(#ms-scratch)', text: INK, name: 'scratch' },
-  window: { fill: 'url(#ms-window)', text: INK, name: 'read ahead' },
+  window: { fill: 'url(#ms-window)', text: INK, name: 'windows' },
   reserve: { fill: 'url(#ms-reserve)', text: INK, name: 'reserve' },
   free: { fill: '#ffffff', text: '#5b6670', name: 'free' },
 };
@@ -143,7 +143,7 @@ function otherParts(device: PlanDevice, own: readonly PlanModule[], shownFree: n
     part('kv', device.kvCacheBytes, `KV cache ${formatBytes(device.kvCacheBytes)}`, 'KV cache', 'KV'),
     part('activations', device.activationsBytes, 'activations', 'act'),
     part('scratch', device.scratchBytes, 'scratch'),
-    part('window', device.windowBytes, 'read ahead', 'ahead'),
+    part('window', device.windowBytes, 'windows', 'ahead'),
     part('reserve', device.reserveBytes, 'reserve'),
     { ...free, bytes: shownFree, isCut: shownFree < device.freeBytes },
   ].filter(({ bytes }) => bytes > 0);

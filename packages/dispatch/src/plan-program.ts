@@ -263,9 +263,12 @@ function placementDevices(
   });
 }
 
+/** Device memory that weights pass through while they are loaded: windows of rows, kept with the context. The CPU reads files in place. */
+const loadStagingBytes = (device: DeviceName): number => (parseDevice(device).type === 'cuda' ? 8 * 2 ** 20 : 0);
+
 /** Bytes every device may need besides weights and cache, whatever its units are: an upper bound; the exact figure follows from the segments. */
 function perDeviceOverhead(
-  { program, dims, vocabSize, maxSeqLen }: PlanRequest,
+  { program, devices, dims, vocabSize, maxSeqLen }: PlanRequest,
   facts: ProgramFacts,
   units: readonly Unit[],
 ): number {
@@ -294,7 +297,9 @@ function perDeviceOverhead(
     largest((unit) => unit.scratchBytes),
     sampling.scratch,
   );
+  const staging = Math.max(...devices.map(({ name }) => loadStagingBytes(name)));
   return (
+    staging +
     largest((unit) => unit.activationsBytes) +
     (STEPS_IN_FLIGHT + 2) * crossing +
     inputs +
@@ -316,7 +321,7 @@ function describeDevice(
   const kvCacheBytes = memory?.kvCacheBytes ?? 0;
   const activationsBytes = (memory?.activationsBytes ?? 0) + sampling.activations;
   const scratchBytes = Math.max(memory?.scratchBytes ?? 0, sampling.scratch);
-  const windowBytes = memory?.windowBytes ?? 0;
+  const windowBytes = memory === undefined ? 0 : memory.windowBytes + loadStagingBytes(device.name);
   const needed = weightsBytes + kvCacheBytes + activationsBytes + scratchBytes + windowBytes + device.reserveBytes;
   const ops = segments.filter((segment) => segment.device === device.name).flatMap((segment) => segment.ops);
   const work = workOf(facts, ops, kvCacheBytes);

@@ -13,7 +13,7 @@ export const MEMORY_USES: readonly { name: string; bytes: (device: PlanDevice) =
   { name: 'KV cache', bytes: (device) => device.kvCacheBytes },
   { name: 'activations', bytes: (device) => device.activationsBytes },
   { name: 'scratch', bytes: (device) => device.scratchBytes },
-  { name: 'read ahead', bytes: (device) => device.windowBytes, isRare: true },
+  { name: 'windows', bytes: (device) => device.windowBytes, isRare: true },
   { name: 'reserve', bytes: (device) => device.reserveBytes },
 ];
 

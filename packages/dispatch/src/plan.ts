@@ -33,7 +33,7 @@ export interface PlanDevice {
   kvCacheBytes: number;
   activationsBytes: number;
   scratchBytes: number;
-  /** Room for weights streamed from disk: those at work and read ahead. */
+  /** Room for weights on their way: on CUDA the windows they are loaded through, and what is streamed from disk, at work and read ahead. */
   windowBytes: number;
   reserveBytes: number;
   freeBytes: number;

@@ -172,6 +172,12 @@ class SourceFinder {
         },
       );
     }
+    if (entry.strides !== undefined) {
+      throw new CheckpointError(
+        `${file.path} ${key}: expected elements row by row, got strides [${entry.strides.join(', ')}]`,
+        { hint: 'save the tensor with .contiguous()', details: { file: file.path, tensor: key } },
+      );
+    }
     const source = { file: file.path, offset: entry.offset, dtype, shape: entry.shape };
     return this.#isTransposed(key, name) ? { ...source, transposed: true } : source;
   }

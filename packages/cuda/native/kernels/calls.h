@@ -91,6 +91,24 @@ struct ms_int8_matmul_call {
   int64_t out_stride;
 };
 
+struct ms_int8_weight_linear_call {
+  const float *x;    // [rows, K]
+  const int8_t *CB;  // [N, K] packed
+  const float *SCB;  // [N]
+  const void *bias;  // [N], optional
+  float *out;        // [rows, N]
+  int64_t rows, K, N, x_stride, out_stride, bias_dtype;
+};
+
+struct ms_int8_embedding_call {
+  const int32_t *ids;  // [tokens]
+  const int8_t *CB;    // [V, H] strided, or packed
+  const float *SCB;    // [V]
+  float *out;          // [tokens, H]
+  int64_t V, H, CB_stride, out_stride;
+  int64_t packed;
+};
+
 struct ms_quantize_weight_call {
   const void *weight;  // [N, K]
   int8_t *CB;          // [N, K] strided, or packed

@@ -14,17 +14,27 @@ bool is_whole_words(const Operand &CA) {
 
 }  // namespace
 
+size_t packed_scratch(const Operand &CB) {
+  return CB.packed ? 0 : static_cast<size_t>(round_up(packed_int8_bytes(CB.shape[0], CB.shape[1]), 64));
+}
+
+const int8_t *packed_form(const Operand &CB, void *memory, const Launcher &launcher) {
+  if (CB.packed) return CB.as<int8_t>();
+  auto *packed = static_cast<int8_t *>(memory);
+  launcher.launch(launcher.kernels.ms_pack_int8, {ceil_div(CB.shape[0], 16)}, 256,
+                  ms_pack_int8_call{CB.as<int8_t>(), packed, CB.shape[0], CB.shape[1], CB.stride[0]});
+  return packed;
+}
+
 size_t int8_product_scratch(const Int8Operands &operands) {
-  const Operand &CB = operands.CB;
-  const int64_t packed = CB.packed ? 0 : round_up(packed_int8_bytes(CB.shape[0], CB.shape[1]), 64);
-  return static_cast<size_t>(padded_CA_bytes(operands.CA) + packed);
+  return static_cast<size_t>(padded_CA_bytes(operands.CA)) + packed_scratch(operands.CB);
 }
 
 ms_int8_product prepare_int8_product(const Int8Operands &operands, const Launcher &launcher) {
   const auto &[CA, CB, scratch] = operands;
   const int64_t rows = CA.shape[0], K = CA.shape[1], N = CB.shape[0];
   auto *memory = static_cast<int8_t *>(scratch);
-  ms_int8_product product = {.CA = CA.as<int32_t>(), .CB = CB.as<int8_t>(), .rows = rows, .N = N, .K = K,
+  ms_int8_product product = {.CA = CA.as<int32_t>(), .CB = nullptr, .rows = rows, .N = N, .K = K,
                              .words = K / 4, .CA_stride = CA.stride[0] / 4};
   if (!is_whole_words(CA)) {
     const int64_t words = ceil_div(K, 4);
@@ -34,12 +44,7 @@ ms_int8_product prepare_int8_product(const Int8Operands &operands, const Launche
     product.CA = padded;
     product.words = product.CA_stride = words;
   }
-  if (!CB.packed) {
-    int8_t *packed = memory + padded_CA_bytes(CA);
-    launcher.launch(launcher.kernels.ms_pack_int8, {ceil_div(N, 16)}, 256,
-                    ms_pack_int8_call{CB.as<int8_t>(), packed, N, K, CB.stride[0]});
-    product.CB = packed;
-  }
+  product.CB = packed_form(CB, memory + padded_CA_bytes(CA), launcher);
   return product;
 }
 

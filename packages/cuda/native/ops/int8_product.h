@@ -1,4 +1,4 @@
-// What int8_linear and int8_matmul share: the operands of CA · CBᵀ brought into the form their kernels read, and their scratch.
+// What the ops over int8 weights share: operands brought into the form their kernels read, and the scratch for that.
 #pragma once
 #include "op.h"
 
@@ -8,6 +8,12 @@ constexpr int64_t longest_K = 133144;  // 127 · 127 · K stays below 2³¹
 
 // Bytes of an int8 matrix [N, K] in the packed layout of backend.h.
 constexpr int64_t packed_int8_bytes(int64_t N, int64_t K) { return ceil_div(N, 16) * (16 * round_up(K, 64) + 64); }
+
+// Bytes in which packed_form packs a CB that comes strided.
+size_t packed_scratch(const Operand &CB);
+
+// CB itself, or packed into `memory`, which is enqueued.
+const int8_t *packed_form(const Operand &CB, void *memory, const Launcher &launcher);
 
 // CA [rows, K] and CB [N, K] of a checked call.
 struct Int8Operands {

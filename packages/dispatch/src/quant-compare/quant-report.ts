@@ -67,7 +67,7 @@ export function formatOutliers(threshold: number, inputs: readonly OutlierReport
     input.largest.toFixed(1),
     input.largestOther.toFixed(1),
   ]);
-  const header = ['input of', 'columns: rows, windows, largest', 'columns a window', 'rows', 'largest', 'else'];
+  const header = ['input of', 'columns: rows, windows, largest', 'columns a window', 'rows', 'largest', 'others'];
   const loudest =
     quiet === 0 ? [] : [`none in ${quiet} inputs, whose largest value is ${loudestOf(inputs).toFixed(1)}`];
   return [title, ...(rows.length > 0 ? [drawTable(header, rows)] : []), ...loudest].join('\n');

@@ -193,6 +193,7 @@ function parse(raw: RawConfig): OPTConfig {
   // Training, and fairseq's bookkeeping.
   reader.neutral('activation_dropout', 'dropout', 'init_std', 'layerdrop', 'output_projection', 'prefix');
   const normFirst = reader.flag('do_layer_norm_before', { default: true });
+  const withoutFinalNorm = reader.flag('_remove_final_layer_norm', { default: false });
   return {
     hiddenSize,
     numHeads,
@@ -205,7 +206,7 @@ function parse(raw: RawConfig): OPTConfig {
     intermediateSize: reader.count('ffn_dim'),
     activation: reader.activation('activation_function', 'relu'),
     bias: reader.flag('enable_bias', { default: true }),
-    finalNorm: normFirst && !reader.flag('_remove_final_layer_norm', { default: false }),
+    finalNorm: normFirst && !withoutFinalNorm,
     ...reader.shared({ tied: true }),
   };
 }
