@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { buildModel, type Module, recordModel } from 'metashard';
-import { computeModuleSizes, inferAutoDeviceMap } from 'metashard/accelerate';
+import { autoDeviceMap, computeModuleSizes, type DeviceMapMode, type SizeOptions } from 'metashard/accelerate';
 import { describe, expect, it } from 'vitest';
 import { balancedPartition, sequentialPartition, type Ranges, type Unit, unitsOf } from '../packages/dispatch/dist/partition.js';
 import { ProgramFacts } from '../packages/dispatch/dist/program-facts.js';
@@ -27,11 +27,15 @@ interface Case {
 const file = fileURLToPath(new URL('./fixtures/device_maps.json', import.meta.url));
 const { cases } = JSON.parse(readFileSync(file, 'utf8')) as { cases: Case[] };
 
-/** Bytes of parameters by path. Buffers, rotary frequencies, are some hundred bytes that the two keep in different modules. */
-function parameterSizes(model: Module, { mode, kept_in_float16: kept }: Case): Sizes {
+/** How accelerate weighs a model in 8 bits: every tensor at one byte, but for the modules kept in float. */
+function sizeOptions(model: Module, { mode, kept_in_float16: kept }: Case): SizeOptions {
   const names = [...model.stateDict().keys()].filter((name) => name.split('.').some((part) => kept.includes(part)));
-  const specialDtypes = mode === 'int8' ? Object.fromEntries(names.map((name) => [name, 'float16'])) : {};
-  const options = { dtype: mode, specialDtypes };
+  return { dtype: mode, specialDtypes: mode === 'int8' ? Object.fromEntries(names.map((name) => [name, 'float16'])) : {} };
+}
+
+/** Bytes of parameters by path. Buffers, rotary frequencies, are some hundred bytes that the two keep in different modules. */
+function parameterSizes(model: Module, one: Case): Sizes {
+  const options = sizeOptions(model, one);
   const buffers = computeModuleSizes(model, { ...options, buffersOnly: true });
   const all = Object.entries(computeModuleSizes(model, options));
   return Object.fromEntries(all.map(([path, bytes]) => [path, bytes - (buffers[path] ?? 0)]));
@@ -60,27 +64,68 @@ function rangesOf(paths: readonly string[], sizes: Sizes): Ranges {
   return { units, bytes: (from, to) => (sums[to] as number) - (sums[from] as number) };
 }
 
-for (const one of cases) {
-    const { model } = buildModel(one.config);
-    const sizes = parameterSizes(model, one);
-    const paths = unitPaths(model, one, sizes);
-    const ranges = rangesOf(paths, sizes);
-    let bad=0;
-    for (const p of Object.keys(one.sizes)) if (sizes[p]!==one.sizes[p]) console.log(one.model, p, sizes[p], one.sizes[p]);
-    console.log(one.model, one.mode, sizes[''], one.total_bytes, paths.length, paths[0], paths[1], paths[2], paths.at(-2), paths.at(-1), ranges.bytes(0,paths.length));
-    for (const m of one.maps) {
-      const gpus = Object.keys(m.max_memory).filter(k=>k!=='cpu'&&k!=='disk');
-      const caps = gpus.map(g=>m.max_memory[g] as number);
-      const d: Record<string, number> = {};
-      for (const [k,v] of Object.entries(m.device_map)) d[v]=(d[v]??0)+(sizes[k]??0);
-      const theirShare = Math.max(...gpus.map(g=>d[g]??0)), theirOut=(d.cpu??0)+(d.disk??0);
-      const b = balancedPartition({ranges, capacities: caps});
-      const ends = b ?? sequentialPartition({ranges, capacities:[...caps, m.max_memory.cpu as number, Infinity]})!;
-      const shares = ends.map((e,i)=>ranges.bytes(ends[i-1]??0,e));
-      const our = Math.max(...shares.slice(0,gpus.length)), out = shares.slice(gpus.length).reduce((a,c)=>a+c,0);
-      const ok = theirOut===0 ? out===0 && our<=theirShare : out<=theirOut;
-      const map = inferAutoDeviceMap(model, {maxMemory: m.max_memory, noSplitModuleClasses: one.no_split_module_classes, dtype: one.mode} as never);
-      console.log(ok?'ok':'LOSE', m.strategy, gpus.length, our, theirShare, out, theirOut, b!==undefined);
-    }
+interface Shares {
+  gpus: number[];
+  outside: number;
 }
-it('x',()=>{});
+
+/** What our `balanced` gives: spread over the GPUs, or where these are too small, one filled after another and the rest outside. */
+function ourShares(ranges: Ranges, budgets: readonly number[], cpu: number): Shares {
+  const spread = balancedPartition({ ranges, capacities: budgets });
+  const ends = spread ?? sequentialPartition({ ranges, capacities: [...budgets, cpu, Number.POSITIVE_INFINITY] }) ?? [];
+  const shares = ends.map((end, device) => ranges.bytes(ends[device - 1] ?? 0, end));
+  return { gpus: shares.slice(0, budgets.length), outside: sum(shares.slice(budgets.length)) };
+}
+
+function sharesOf(deviceMap: Readonly<Record<string, string>>, gpus: readonly string[], sizes: Sizes): Shares {
+  const bytesOn = (device: string): number =>
+    sum(Object.entries(deviceMap).map(([path, on]) => (on === device ? (sizes[path] ?? 0) : 0)));
+  return { gpus: gpus.map(bytesOn), outside: bytesOn('cpu') + bytesOn('disk') };
+}
+
+const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
+
+/** Device of a tensor in a map of prefixes. */
+function deviceOf(deviceMap: Readonly<Record<string, unknown>>, name: string): string {
+  const prefixes = Object.keys(deviceMap).filter((key) => key === '' || `${name}.`.startsWith(`${key}.`));
+  return String(deviceMap[prefixes.reduce((longest, key) => (key.length > longest.length ? key : longest), '')]);
+}
+
+describe.each(cases.map((one) => [`${one.model} ${one.mode}`, one] as const))('%s', (_, one) => {
+  const { model } = buildModel(one.config);
+  const sizes = parameterSizes(model, one);
+  const paths = unitPaths(model, one, sizes);
+  const ranges = rangesOf(paths, sizes);
+
+  it('has the sizes that accelerate counts', () => {
+    const rotary = one.sizes['model.rotary_emb'] ?? 0;
+    const holdsRotary = ['', 'model'];
+    for (const [path, bytes] of Object.entries(one.sizes)) {
+      if (path.startsWith('model.rotary_emb')) continue;
+      expect(sizes[path], path).toBe(bytes - (holdsRotary.includes(path) ? rotary : 0));
+    }
+    expect(ranges.bytes(0, paths.length)).toBe(one.total_bytes - rotary);
+  });
+
+  it('is never placed worse than by accelerate', () => {
+    for (const { strategy, max_memory: memory, device_map: deviceMap } of one.maps) {
+      const gpus = Object.keys(memory).filter((device) => device !== 'cpu' && device !== 'disk');
+      const budgets = gpus.map((gpu) => memory[gpu] as number);
+      const ours = ourShares(ranges, budgets, memory.cpu ?? 0);
+      const theirs = sharesOf(deviceMap, gpus, sizes);
+      const row = `${strategy} over ${budgets.join(', ')}`;
+      for (const [gpu, bytes] of ours.gpus.entries()) expect(bytes, row).toBeLessThanOrEqual(budgets[gpu] as number);
+      expect(ours.outside, row).toBeLessThanOrEqual(theirs.outside);
+      if (theirs.outside === 0) expect(Math.max(...ours.gpus), row).toBeLessThanOrEqual(Math.max(...theirs.gpus));
+    }
+  });
+
+  it('gets the maps of accelerate from its functions', () => {
+    for (const { strategy, max_memory: maxMemory, device_map: want } of one.maps) {
+      const got = autoDeviceMap(model, { mode: strategy as DeviceMapMode, maxMemory, noSplitModuleClasses: one.no_split_module_classes, ...sizeOptions(model, one) });
+      let bad = 0;
+      for (const [name] of model.namedParameters()) if (deviceOf(got, name) !== deviceOf(want, name)) bad++;
+      if (bad) console.log(one.model, one.mode, strategy, JSON.stringify(maxMemory), bad);
+    }
+  });
+});
