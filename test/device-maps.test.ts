@@ -8,7 +8,13 @@ import { fileURLToPath } from 'node:url';
 import { buildModel, type Module, recordModel } from 'metashard';
 import { autoDeviceMap, computeModuleSizes, type DeviceMapMode, type SizeOptions } from 'metashard/accelerate';
 import { describe, expect, it } from 'vitest';
-import { balancedPartition, sequentialPartition, type Ranges, type Unit, unitsOf } from '../packages/dispatch/dist/partition.js';
+import {
+  balancedPartition,
+  type Ranges,
+  sequentialPartition,
+  type Unit,
+  unitsOf,
+} from '../packages/dispatch/dist/partition.js';
 import { ProgramFacts } from '../packages/dispatch/dist/program-facts.js';
 
 type Sizes = Readonly<Record<string, number>>;
@@ -30,7 +36,10 @@ const { cases } = JSON.parse(readFileSync(file, 'utf8')) as { cases: Case[] };
 /** How accelerate weighs a model in 8 bits: every tensor at one byte, but for the modules kept in float. */
 function sizeOptions(model: Module, { mode, kept_in_float16: kept }: Case): SizeOptions {
   const names = [...model.stateDict().keys()].filter((name) => name.split('.').some((part) => kept.includes(part)));
-  return { dtype: mode, specialDtypes: mode === 'int8' ? Object.fromEntries(names.map((name) => [name, 'float16'])) : {} };
+  return {
+    dtype: mode,
+    specialDtypes: mode === 'int8' ? Object.fromEntries(names.map((name) => [name, 'float16'])) : {},
+  };
 }
 
 /** Bytes of parameters by path. Buffers, rotary frequencies, are some hundred bytes that the two keep in different modules. */
@@ -53,7 +62,9 @@ function unitPaths(model: Module, { no_split_module_classes: noSplit }: Case, si
   }
   const { program } = recordModel(model, { maxSeqLen: 16 });
   const facts = ProgramFacts.of(program, { tokens: 1, sequences: 1, outputs: 1 });
-  return unitsOf(facts, new Set(blocks)).map((unit) => unit.module).filter((path) => (sizes[path] ?? 0) > 0);
+  return unitsOf(facts, new Set(blocks))
+    .map((unit) => unit.module)
+    .filter((path) => (sizes[path] ?? 0) > 0);
 }
 
 function rangesOf(paths: readonly string[], sizes: Sizes): Ranges {
@@ -77,9 +88,9 @@ function ourShares(ranges: Ranges, budgets: readonly number[], cpu: number): Sha
   return { gpus: shares.slice(0, budgets.length), outside: sum(shares.slice(budgets.length)) };
 }
 
-function sharesOf(deviceMap: Readonly<Record<string, string>>, gpus: readonly string[], sizes: Sizes): Shares {
+function sharesOf(deviceMap: Readonly<Record<string, string | number>>, gpus: readonly string[], sizes: Sizes): Shares {
   const bytesOn = (device: string): number =>
-    sum(Object.entries(deviceMap).map(([path, on]) => (on === device ? (sizes[path] ?? 0) : 0)));
+    sum(Object.entries(deviceMap).map(([path, on]) => (String(on) === device ? (sizes[path] ?? 0) : 0)));
   return { gpus: gpus.map(bytesOn), outside: bytesOn('cpu') + bytesOn('disk') };
 }
 
@@ -121,11 +132,20 @@ describe.each(cases.map((one) => [`${one.model} ${one.mode}`, one] as const))('%
   });
 
   it('gets the maps of accelerate from its functions', () => {
+    const noSplitModuleClasses = one.no_split_module_classes;
     for (const { strategy, max_memory: maxMemory, device_map: want } of one.maps) {
-      const got = autoDeviceMap(model, { mode: strategy as DeviceMapMode, maxMemory, noSplitModuleClasses: one.no_split_module_classes, ...sizeOptions(model, one) });
-      let bad = 0;
-      for (const [name] of model.namedParameters()) if (deviceOf(got, name) !== deviceOf(want, name)) bad++;
-      if (bad) console.log(one.model, one.mode, strategy, JSON.stringify(maxMemory), bad);
+      const mode = strategy as DeviceMapMode;
+      const got = autoDeviceMap(model, { mode, maxMemory, noSplitModuleClasses, ...sizeOptions(model, one) });
+      const gpus = Object.keys(maxMemory).filter((device) => device !== 'cpu');
+      const theirs = sharesOf(want, gpus, sizes);
+      const row = `${strategy} over ${JSON.stringify(maxMemory)}`;
+      if (theirs.gpus[0] === 0 && theirs.outside > 0) {
+        // A device that one module is too large for is passed for good by accelerate: a listed difference.
+        expect(sharesOf(got, gpus, sizes).outside, row).toBeLessThan(theirs.outside);
+      } else {
+        const devices = (map: object): string[] => model.namedParameters().map(([name]) => deviceOf({ ...map }, name));
+        expect(devices(got), row).toEqual(devices(want));
+      }
     }
   });
 });

@@ -111,6 +111,19 @@ function int8LinearCall(r: Random): Call {
   return { op: 'int8_linear', built: { inputs, outputs, attributes: quantize.attributes } };
 }
 
+function int8WeightLinearCall(r: Random): Call {
+  const [rows, N, K] = [size(r, 120, 0), size(r, 150), size(r, 700)];
+  const SCB = hostTensor([N], r.normals(N).map(Math.abs));
+  const inputs = [
+    hostTensor([rows, K], r.normals(rows * K), rowsApart(r, K)),
+    int8Matrix(r, N, K, layoutOf(r)),
+    SCB,
+    bias(r, N),
+  ];
+  const outputs = [emptyHost([rows, N], rowsApart(r, N))];
+  return { op: 'int8_weight_linear', built: { inputs, outputs, attributes: [r.integer(2)] } };
+}
+
 function matmulCall(r: Random): Call {
   const [M, N, K] = [size(r, 120, 0), size(r, 150), size(r, 600)];
   const inputs = [int8Matrix(r, M, K, 'strided'), int8Matrix(r, N, K, layoutOf(r))];
@@ -155,6 +168,10 @@ function tolerance({ op, built }: Call): (row: number, column: number) => number
     Math.hypot(...data.subarray(row * K, (row + 1) * K).filter(Number.isFinite));
   const [x, weight] = values as [Float64Array, Float64Array];
   if (op === 'linear') return (t, n) => 2e-6 * norm(x, t) * norm(weight, n);
+  if (op === 'int8_weight_linear') {
+    const relative = built.attributes[0] === 1 ? 2 ** -9 : 2e-6; // x rounded to bfloat16
+    return (t, n) => (relative * norm(x, t) * norm(weight, n) * ((values[2] as Float64Array)[n] as number)) / 127;
+  }
   const columns = values[3] as Float64Array;
   const SCB = values[5] as Float64Array;
   const count = columns[0] as number;
@@ -169,7 +186,7 @@ const same = (a: number, b: number): boolean => a === b || (Number.isNaN(a) && N
 
 /** The bytes of packed and integer outputs, and of quantization scales, must be equal; float outputs may be rounded otherwise. */
 function problemsOf(call: Call, got: HostTensor[], wanted: HostTensor[]): string[] {
-  if (call.op === 'linear' || call.op === 'int8_linear') return floatProblems(call, got[0], wanted[0]);
+  if (['linear', 'int8_linear', 'int8_weight_linear'].includes(call.op)) return floatProblems(call, got[0], wanted[0]);
   return wanted.flatMap((tensor, i) => {
     const [a, b] = [got[i] as HostTensor, tensor];
     if (b.layout === 'packed_int8') return Buffer.compare(a.bytes, b.bytes) === 0 ? [] : [`output ${i}: other bytes`];
@@ -213,6 +230,7 @@ const CALLS = {
   int8_quantize: quantizeCall,
   int8_linear: int8LinearCall,
   int8_matmul: matmulCall,
+  int8_weight_linear: int8WeightLinearCall,
   quantize_weight: quantizeWeightCall,
   pack_int8: packCall,
 } as const;

@@ -218,6 +218,77 @@ function int8LinearCase(r: Random, shape: Int8Product, threshold: number, perRow
   };
 }
 
+/** Rounding x to bfloat16 moves every product by up to 2^-9 of itself. */
+const BFLOAT16_TOLERANCE = 2 ** -8;
+
+/** int8 weights under float activations; few rows, and enough of them for the kernels of prompts. */
+export function addInt8WeightLinear(add: AddCase): void {
+  const shapes: Int8Product[] = [
+    ...int8Products(),
+    ...[true, false].map((packed) => ({ rows: 29, K: 601, N: 79, packed })),
+  ];
+  for (const shape of shapes) {
+    for (const bfloat16 of [0, 1]) {
+      const name = `${productName(shape)} bfloat16 ${bfloat16}`;
+      add(
+        'int8_weight_linear',
+        name,
+        bfloat16 === 1 ? BFLOAT16_TOLERANCE : 2e-6,
+        (r) => int8WeightLinearCase(r, shape, bfloat16),
+        { oracleUlps: 0.501 },
+      );
+    }
+  }
+  for (const rows of [1, 6, 30]) {
+    add('int8_weight_linear', `NaN, infinities and zeros, ${rows} rows`, 2e-6, (r) => {
+      const built = int8WeightLinearCase(r, { rows, K: 70, N: 20, packed: true }, 0);
+      const x = r.normals(rows * 70);
+      x[3] = Number.NaN;
+      if (rows > 2) x.set([Number.POSITIVE_INFINITY, 1e30, -1e-45, 1e-30], 100);
+      built.inputs[0] = hostTensor([rows, 70], x);
+      built.inputs[2] = hostTensor([20], [0, Number.NaN, Number.POSITIVE_INFINITY, ...r.normals(17).map(Math.abs)]);
+      return built;
+    });
+  }
+}
+
+function int8WeightLinearCase(r: Random, shape: Int8Product, bfloat16: number): BuiltCase {
+  const { rows, K, N } = shape;
+  return {
+    inputs: [
+      floats(r, [rows, K], rows === 20 || rows === 1 ? apart(K) : {}),
+      bytes(r, [N, K], weightPlacement(shape)),
+      positive(r, N),
+      rows % 3 === 1 ? null : floats(r, [N], { dtype: FLOATS[rows % 3] as DType }),
+    ],
+    outputs: [emptyHost([rows, N], rows === 5 ? apart(N) : {})],
+    attributes: [bfloat16],
+  };
+}
+
+export function addInt8Embedding(add: AddCase): void {
+  for (const packed of [true, false]) {
+    for (const [V, H] of [
+      [1, 1],
+      [50, 33],
+      [77, 128],
+      [20, 0],
+    ] as const) {
+      const placement = weightPlacement({ rows: 0, N: V, K: H, packed });
+      add('int8_embedding', `${packed ? 'packed' : 'strided'} table [${V}, ${H}]`, 0, (r) => ({
+        inputs: [ints([9], r.integers(9, V)), bytes(r, [V, H], placement), positive(r, V)],
+        outputs: [emptyHost([9, H], apart(H, 5))],
+        attributes: [],
+      }));
+    }
+  }
+  add('int8_embedding', 'no ids', 0, (r) => ({
+    inputs: [ints([0], []), bytes(r, [5, 8]), positive(r, 5)],
+    outputs: [emptyHost([0, 8])],
+    attributes: [],
+  }));
+}
+
 export function addWeights(add: AddCase): void {
   for (const packed of [false, true]) {
     for (const [N, K] of [

@@ -6,7 +6,14 @@
 import { caseGroup, type OpCase } from './op-case.js';
 import { addAttention } from './op-cases-attention.js';
 import { addCasts, addElementwise } from './op-cases-elementwise.js';
-import { addInt8Products, addInt8Quantize, addLinear, addWeights } from './op-cases-matrix.js';
+import {
+  addInt8Embedding,
+  addInt8Products,
+  addInt8Quantize,
+  addInt8WeightLinear,
+  addLinear,
+  addWeights,
+} from './op-cases-matrix.js';
 import { addRope, addRowOps, addSelection } from './op-cases-rows.js';
 
 export { type BuiltCase, type OpCase, Random } from './op-case.js';
@@ -22,6 +29,8 @@ const GROUPS = [
   addAttention,
   addRope,
   addSelection,
+  addInt8WeightLinear,
+  addInt8Embedding,
 ];
 
 let cases: readonly OpCase[] | undefined;

@@ -158,6 +158,32 @@ function int8Linear(inputs: Inputs, [threshold, perRow]: readonly number[]): Ref
   return { outputs: [{ values: out, magnitude }] };
 }
 
+function int8WeightLinear(inputs: Inputs): Reference {
+  const [x, CB, SCB, bias] = [values(inputs, 0), values(inputs, 1), values(inputs, 2), optional(inputs, 3)];
+  const [rows, K, N] = [size(inputs, 0, 0), size(inputs, 0, 1), size(inputs, 1, 0)];
+  const out = new Float64Array(rows * N);
+  const magnitude = new Float64Array(rows * N);
+  for (let i = 0; i < rows * N; i++) {
+    const [t, n] = [Math.floor(i / N), i % N];
+    let [sum, size] = [0, 0];
+    for (let k = 0; k < K; k++) {
+      const product = at(x, t * K + k) * at(CB, n * K + k);
+      sum += product;
+      size += Math.abs(product);
+    }
+    const shift = bias === null ? 0 : at(bias, n);
+    out[i] = (sum * at(SCB, n)) / 127 + shift;
+    magnitude[i] = (size * at(SCB, n)) / 127 + Math.abs(shift);
+  }
+  return { outputs: [{ values: out, magnitude }] };
+}
+
+function int8Embedding(inputs: Inputs): Reference {
+  const [ids, CB, SCB, H] = [values(inputs, 0), values(inputs, 1), values(inputs, 2), size(inputs, 1, 1)];
+  const element = (id: number, h: number): number => (at(CB, id * H + h) * at(SCB, id)) / 127;
+  return { outputs: [{ values: generate(ids.length * H, (i) => element(at(ids, Math.floor(i / H)), i % H)) }] };
+}
+
 function int8Matmul(inputs: Inputs): Reference {
   const [CA, CB, K, N] = [values(inputs, 0), values(inputs, 1), size(inputs, 0, 1), size(inputs, 1, 0)];
   const out = generate(size(inputs, 0, 0) * N, (i) => {
@@ -436,4 +462,6 @@ export const OP_REFERENCES: Record<OpName, ReferenceOp> = {
   select_rows: selectRows,
   argmax,
   sample,
+  int8_weight_linear: int8WeightLinear,
+  int8_embedding: int8Embedding,
 };

@@ -140,16 +140,19 @@ void one_row_strided(const Call &call, const Emit &emit) {
   });
 }
 
+// What dequantize_and_add computes for one element, operation for operation, so that a row alone and in a batch gives the same bits.
 inline float dequantize_one(const int8_linear_call &call, int64_t n, int32_t accumulator) {
-  double outliers = 0;
+  float outliers = 0;  // Σ x · CB · 2^-7
   for (int32_t i = 1; i <= call.outlier_cols[0]; i++) {
     const int64_t k = call.outlier_cols[i];
     if (call.per_row && fabsf(call.x[k]) < call.threshold) continue;
-    outliers += static_cast<double>(call.x[k]) * call.CB[n * call.CB_stride + k];
+    outliers = __builtin_fmaf(call.x[k], static_cast<float>(call.CB[n * call.CB_stride + k]) * 0x1p-7f, outliers);
   }
   const double scale = call.SCB[n], bias = call.bias == nullptr ? 0.0 : load_float(call.bias, call.bias_dtype, n);
-  const double products = accumulator * static_cast<double>(call.SCA[0]) * scale / (127.0 * 127.0);
-  return static_cast<float>(products + outliers * scale / 127.0 + bias);
+  const double products = accumulator * static_cast<double>(call.SCA[0]);
+  const double value = __builtin_fma(products, scale * (1.0 / (127.0 * 127.0)), bias);
+  const bool any = call.outlier_cols[0] > 0;
+  return static_cast<float>(any ? __builtin_fma(static_cast<double>(outliers), scale * (128.0 / 127.0), value) : value);
 }
 
 template <class L, class Kernel>

@@ -117,6 +117,27 @@ struct dequantize_weight_call {
   int32_t packed;
 };
 
+// out[t, n] = sum over k of x[t, k] * CB[n, k] * SCB[n] / 127 + bias[n]. The portable kernel works in float64 with one rounding at
+// the end; the others sum in float32. bfloat16: with many rows x may be rounded to bfloat16 (round-to-nearest-even, values
+// below the smallest normal flushed), in which CB is exact; sums stay float32.
+struct int8_weight_linear_call {
+  int64_t rows, K, N;
+  const float *x;  // [rows, K]
+  int64_t x_stride;
+  const int8_t *CB;   // [N, K], or MS_PACKED_INT8 where packed
+  int64_t CB_stride;  // where not packed
+  const float *SCB;   // [N], stride 1
+  const void *bias;   // [N] of bias_dtype, stride 1, or NULL
+  float *out;         // [rows, N]
+  int64_t out_stride;
+  int32_t packed;
+  int32_t bias_dtype;
+  int32_t bfloat16;
+  // Where bfloat16: round_up(rows, 48) * round_up(K, 64) * 2 + 4096 bytes. Where not packed: and round_up(packed_int8_bytes(N, K),
+  // 64) more.
+  uint8_t *scratch;
+};
+
 struct cpu_kernels {
   void (*linear)(const linear_call *call);
   void (*int8_quantize)(const int8_quantize_call *call);
@@ -126,6 +147,7 @@ struct cpu_kernels {
   void (*pack_int8)(const pack_int8_call *call);
   void (*unpack_int8)(const pack_int8_call *call);
   void (*dequantize_weight)(const dequantize_weight_call *call);
+  void (*int8_weight_linear)(const int8_weight_linear_call *call);
 };
 
 // Plain loops, the oracle of the others.

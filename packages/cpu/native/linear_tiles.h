@@ -2,26 +2,17 @@
 //   few rows   dot products of rows of x with rows of the weight, both as they lie; a weight comes from memory once and is
 //              widened in registers. Bound by reading the weights: one row of x reads them as one stream, which memory likes best
 //              (several rows of the weight at once cost a tenth to a fifth).
-//   many rows  strips of 2 × width weight rows packed as float32 [k][column] into the thread's workspace, tiles of `panel_rows`
-//              rows of x by one strip in registers. Bound by fused multiply-adds.
+//   many rows  strips of the weight packed as float32 [k][column] (strip_product.h). Bound by fused multiply-adds.
 // Each output is summed in an order that depends on K and on whether rows are one, few or many, on nothing else.
 #pragma once
 #include <stdint.h>
 
 #include "kernels.h"
-#include "pool.h"
+#include "strip_product.h"
 #include "tasks.h"
 #include "unroll.h"
 
 namespace {
-
-template <class L>
-typename L::floats load_bias(const linear_call &call, int64_t n, int64_t columns) {
-  if (call.bias == nullptr) return L::zero();
-  if (call.bias_dtype == MS_FLOAT16) return L::template load_as_partial<MS_FLOAT16>(call.bias, n, columns);
-  if (call.bias_dtype == MS_BFLOAT16) return L::template load_as_partial<MS_BFLOAT16>(call.bias, n, columns);
-  return L::template load_as_partial<MS_FLOAT32>(call.bias, n, columns);
-}
 
 // ---- few rows ----
 
@@ -133,27 +124,31 @@ struct row_dots {
 // ---- many rows ----
 
 template <class L, int dtype>
-struct strip_product {
+struct float_strips {
   using floats = typename L::floats;
+  using element = float;
   static constexpr int panel_rows = L::width == 16 ? 12 : 6;
   static constexpr int strip_columns = 2 * L::width;
-  static constexpr int64_t depth = 256;        // k per strip: 32 KiB, in the first-level cache
-  static constexpr int64_t rows_at_once = 480;  // of x, `depth` wide, in the second-level cache
+  static constexpr int64_t depth = 256;  // 32 KiB a strip
+  static constexpr int64_t rows_at_once = 480;
+  static constexpr double products_per_cycle = 2 * L::width;
+
+  const linear_call &call;
 
   // `count` weights of row n from k on, zero where they are absent.
-  static floats weights(const linear_call &call, int64_t n, int64_t k, int64_t count) {
+  floats weights(int64_t n, int64_t k, int64_t count) const {
     if (n >= call.N || count <= 0) return L::zero();
     const int64_t index = n * call.weight_stride + k;
     if (count >= L::width) return L::template load_as<dtype>(call.weight, index);
     return L::template load_as_partial<dtype>(call.weight, index, count);
   }
 
-  // strip[k - k0][column] = weight[n0 + column][k], for k0 … k0 + count - 1.
-  static void pack(const linear_call &call, int64_t n0, int64_t k0, int64_t count, float *strip) {
+  // strip[k - k0][column] = weight[n0 + column][k].
+  void pack(int64_t n0, int64_t k0, int64_t count, float *strip) const {
     for (int half = 0; half < 2; half++) {
       for (int64_t k = 0; k < count; k += L::width) {
         floats rows[L::width];
-        unroll<L::width>([&](auto r) { rows[r] = weights(call, n0 + half * L::width + r, k0 + k, count - k); });
+        unroll<L::width>([&](auto r) { rows[r] = weights(n0 + half * L::width + r, k0 + k, count - k); });
         L::transpose(rows);
         const int64_t present = smaller(L::width, count - k);
         for (int r = 0; r < present; r++) L::store(strip + (k + r) * strip_columns + half * L::width, rows[r]);
@@ -161,63 +156,8 @@ struct strip_product {
     }
   }
 
-  // sums [rows][32 or 16] of rows of x from (t, k0) on with the strip, added to out (or stored, `start`).
-  template <int rows>
-  static void tile(const linear_call &call, int64_t t, int64_t n0, int64_t k0, int64_t count, const float *strip, bool start) {
-    floats sums[rows][2];
-    const float *x = call.x + t * call.x_stride + k0;
-    const int64_t stride = call.x_stride;
-    unroll<rows>([&](auto r) { sums[r][0] = sums[r][1] = L::zero(); });
-    for (int64_t k = 0; k < count; k++, strip += strip_columns) {
-      const floats b0 = L::load(strip), b1 = L::load(strip + L::width);
-      unroll<rows>([&](auto r) {
-        const floats a = L::set1(x[r * stride + k]);
-        sums[r][0] = L::fmadd(a, b0, sums[r][0]);
-        sums[r][1] = L::fmadd(a, b1, sums[r][1]);
-      });
-    }
-    unroll<2>([&](auto half) {
-      const int64_t n = n0 + half * L::width, columns = smaller(L::width, call.N - n);
-      if (columns <= 0) return;
-      const floats bias = start ? load_bias<L>(call, n, columns) : L::zero();
-      unroll<rows>([&](auto r) {
-        float *out = call.out + (t + r) * call.out_stride + n;
-        const floats before = start ? bias : L::load_partial(out, columns);
-        L::store_partial(out, L::add(before, sums[r][half]), columns);
-      });
-    });
-  }
-
-  template <int R = panel_rows>
-  static void tile_of(int rows, const linear_call &call, int64_t t, int64_t n0, int64_t k0, int64_t count, const float *strip) {
-    if (rows == R) return tile<R>(call, t, n0, k0, count, strip, k0 == 0);
-    if constexpr (R > 1) tile_of<R - 1>(rows, call, t, n0, k0, count, strip);
-  }
-
-  // Rows t0 … t_end - 1 × strips first … end - 1.
-  static void multiply(const linear_call &call, int64_t t0, int64_t t_end, int64_t first, int64_t end) {
-    float *strip = static_cast<float *>(thread_workspace());
-    for (int64_t k0 = 0; k0 < call.K; k0 += depth) {
-      const int64_t count = smaller(depth, call.K - k0);
-      for (int64_t s = first; s < end; s++) {
-        const int64_t n0 = s * strip_columns;
-        pack(call, n0, k0, count, strip);
-        for (int64_t t = t0; t < t_end; t += panel_rows) {
-          tile_of(static_cast<int>(smaller(panel_rows, t_end - t)), call, t, n0, k0, count, strip);
-        }
-      }
-    }
-  }
-
-  static void run(const linear_call &call) {
-    const int64_t strips = ceil_div(call.N, strip_columns), row_blocks = ceil_div(call.rows, rows_at_once);
-    const int64_t rows = round_up(ceil_div(call.rows, row_blocks), panel_rows);
-    const double cycles = static_cast<double>(rows * call.K);  // of one strip: 2 × width multiply-adds a cycle
-    const int64_t per_task = units_per_task(strips * row_blocks, cycles), chunks = ceil_div(strips, per_task);
-    for_each_task(row_blocks * chunks, [&](int64_t index) {
-      const int64_t t = index / chunks * rows, first = index % chunks * per_task;
-      multiply(call, t, smaller(call.rows, t + rows), first, smaller(strips, first + per_task));
-    });
+  void tile(int rows, int64_t t, int64_t n0, int64_t k0, int64_t count, const float *strip) const {
+    float_tile_of<L, panel_rows>(rows, call, t, n0, k0, count, strip);
   }
 };
 
@@ -227,7 +167,7 @@ constexpr int64_t strip_rows_min = 24;
 template <class L, int dtype>
 void linear_of(const linear_call &call) {
   if (call.rows < strip_rows_min) row_dots<L, dtype>::run(call);
-  else strip_product<L, dtype>::run(call);
+  else multiply_strips(float_strips<L, dtype>{call}, call.rows, call.K, call.N);
 }
 
 template <class L>

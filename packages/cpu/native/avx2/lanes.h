@@ -1,4 +1,4 @@
-// Eight float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, linear_tiles.h) need of
+// Eight float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, *_tiles.h) need of
 // AVX2, FMA and F16C. avx512/lanes.h has the same names with sixteen. Partial loads and stores touch no memory beyond their
 // count.
 #pragma once
@@ -111,6 +111,25 @@ struct lanes {
   static ints add_quads(ints sums, const int8_t *line) {
     const ints pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256(reinterpret_cast<const ints *>(line)));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  // 8 signed bytes.
+  static floats widen_bytes(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+  }
+  // Four floats, repeated.
+  static floats repeat4(const float *p) { return _mm256_broadcast_ps(reinterpret_cast<const __m128 *>(p)); }
+  // v[i] holds four partial sums of each of the columns 2 i and 2 i + 1: the sums of columns 0 … 7.
+  static floats sum_quads(const floats (&v)[4]) {
+    const floats low = _mm256_add_ps(_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
+    const floats high = _mm256_add_ps(_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
+    const floats sums = _mm256_add_ps(_mm256_shuffle_ps(low, high, 0x44), _mm256_shuffle_ps(low, high, 0xee));
+    return _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));  // lane 4 l + i held column 2 i + l
+  }
+  // The signed byte `byte` (0 … 3) of each dword.
+  template <int byte>
+  static floats bytes_of(const int8_t *line) {
+    const ints dwords = _mm256_loadu_si256(reinterpret_cast<const ints *>(line));
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(byte == 3 ? dwords : _mm256_slli_epi32(dwords, 24 - 8 * byte), 24));
   }
   // One column of a packed int8 block: the signed byte `byte` (0 … 3) of each dword, times 2^-7.
   static floats byte_lane(const int8_t *line, int byte) {

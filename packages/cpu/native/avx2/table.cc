@@ -6,6 +6,7 @@ void kernels_avx2(cpu_kernels *table) {
   table->int8_quantize = avx2::int8_quantize;
   table->int8_linear = avx2::int8_linear;
   table->int8_matmul = avx2::int8_matmul;
+  table->int8_weight_linear = avx2::int8_weight_linear;
   table->quantize_weight = avx2::quantize_weight;
   table->pack_int8 = avx2::pack_int8;
   table->unpack_int8 = avx2::unpack_int8;

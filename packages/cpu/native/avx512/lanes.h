@@ -1,4 +1,4 @@
-// Sixteen float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, linear_tiles.h) need
+// Sixteen float32 lanes: what the shared kernels (quantize_rows.h, packed_blocks.h, int8_epilogue.h, *_tiles.h) need
 // of AVX512 F, BW, VL, DQ, VNNI. avx2/lanes.h has the same names with eight. Partial loads and stores touch no memory
 // beyond their count.
 #pragma once
@@ -83,6 +83,26 @@ struct lanes {
   // sums[i] + the four signed bytes of dword i.
   static ints add_quads(ints sums, const int8_t *line) {
     return _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), _mm512_loadu_si512(line));
+  }
+  // 16 signed bytes.
+  static floats widen_bytes(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+  }
+  // Four floats, repeated.
+  static floats repeat4(const float *p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+  // v[i] holds four partial sums of each of the columns 4 i … 4 i + 3: the sums of columns 0 … 15.
+  static floats sum_quads(const floats (&v)[4]) {
+    const floats low = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const floats high = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    const floats sums = _mm512_add_ps(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));
+    const ints order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_ps(order, sums);  // lane 4 l + i held column 4 i + l
+  }
+  // The signed byte `byte` (0 … 3) of each dword.
+  template <int byte>
+  static floats bytes_of(const int8_t *line) {
+    const ints dwords = _mm512_loadu_si512(line);
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(byte == 3 ? dwords : _mm512_slli_epi32(dwords, 24 - 8 * byte), 24));
   }
   // One column of a packed int8 block: the signed byte `byte` (0 … 3) of each dword, times 2^-7.
   static floats byte_lane(const int8_t *line, int byte) {

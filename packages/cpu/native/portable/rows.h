@@ -43,3 +43,4 @@ void portable_quantize_weight(const quantize_weight_call *call);
 void portable_pack_int8(const pack_int8_call *call);
 void portable_unpack_int8(const pack_int8_call *call);
 void portable_dequantize_weight(const dequantize_weight_call *call);
+void portable_int8_weight_linear(const int8_weight_linear_call *call);

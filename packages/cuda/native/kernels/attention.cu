@@ -233,7 +233,7 @@ SIMT_DEVICE void refuse_rows(const ms_attention_call &call, const Tile &tile) {
 }  // namespace
 
 // A block takes one token of the call: its keys and values, in the cache's dtype, into the rows of its position.
-extern "C" __global__ void __launch_bounds__(128) ms_attention_write_cache(ms_attention_call call) {
+extern "C" __global__ void __launch_bounds__(128, 1) ms_attention_write_cache(ms_attention_call call) {
   __shared__ int owner;
   const int64_t token = blockIdx.x;
   if (threadIdx.x == 0) owner = 0x7fffffff;
@@ -260,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(128) ms_attention_write_cache(ms_at
   }
 }
 
-extern "C" __global__ void __launch_bounds__(128) ms_attention(ms_attention_call call) {
+extern "C" __global__ void __launch_bounds__(128, 1) ms_attention(ms_attention_call call) {
   SIMT_DYNAMIC_SHARED(smem);
   __shared__ int found[2];
   find_tile(call, found);

@@ -3,7 +3,7 @@
 #include "calls.h"
 #include "packed_int8.h"
 
-extern "C" __global__ void __launch_bounds__(256) ms_int8_embedding(ms_int8_embedding_call call) {
+extern "C" __global__ void __launch_bounds__(256, 1) ms_int8_embedding(ms_int8_embedding_call call) {
   const int64_t id = call.ids[blockIdx.x];
   float *out = call.out + blockIdx.x * call.out_stride;
   const bool exists = id >= 0 && id < call.V;

@@ -257,7 +257,7 @@ SIMT_DEVICE int32_t choose(const ms_sample_call &call, Shared &shared) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(threads) ms_sample(ms_sample_call call) {
+extern "C" __global__ void __launch_bounds__(threads, 1) ms_sample(ms_sample_call call) {
   SIMT_DYNAMIC_SHARED(smem);
   static_assert(sizeof(Shared) <= 33 * 1024, "what ops/sample.cpp asks for");
   Shared &shared = *reinterpret_cast<Shared *>(smem);

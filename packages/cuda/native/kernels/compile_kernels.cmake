@@ -1,4 +1,4 @@
-# Compiles native/kernels/module.cu into the fat binary IMAGE: machine code for every architecture of the list that this NVCC knows, and
+# Compiles module.cu into the fat binary IMAGE: machine code for every architecture of the list that this NVCC knows, and
 # PTX of the newest, which newer GPUs compile at load. What ptxas says of registers and spills goes to IMAGE.log.
 set(wanted 75 80 86 89 90 100 120)
 
