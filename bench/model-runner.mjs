@@ -29,6 +29,8 @@ process.send({
   isa: JSON.parse(native().describeBackend('cpu')).isa,
 });
 
+// The parent is gone: so is the reason to live.
+process.on('disconnect', () => process.exit());
 process.on('message', async ({ phase }) => {
   if (phase === 'close') {
     process.send(memory());

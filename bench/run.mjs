@@ -1,14 +1,14 @@
 /**
- * All benchmarks, one after another: every op, then whole models. Prints the tables and writes them with the hardware, the date and the command between the
+ * All benchmarks, one after another: whole models, then every op. Prints the tables and writes them with the hardware, the date and the command between the
  * markers of docs/benchmarks.md.
  *
- *   npm run bench -- [--quick] [--models bloom-560m,llama-1b1,bloom-1b7] [--threads 2] [--folder DIR] [--patience 60] [--no-write]
+ *   npm run bench -- [--quick] [--only models|ops] [--models bloom-560m,llama-1b1,bloom-1b7] [--threads 2] [--folder DIR] [--patience 60] [--no-write]
  *
- * --quick: short runs of the two smaller models, printed only. --folder (default: metashard-bench in the temporary folder) takes the generated models, about
- * 7 GB, and the compiled probe. --patience: see end-to-end.mjs.
+ * --quick: short runs of the two smaller models, printed only. --only: measures one half again and keeps the other from the last run. --folder (default:
+ * metashard-bench in the temporary folder) takes the generated models, about 7 GB, the compiled probe and the results. --patience: see end-to-end.mjs.
  */
 import { execFileSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -16,7 +16,8 @@ import { parseArgs } from 'node:util';
 import { endToEndTables, runEndToEnd } from './end-to-end.mjs';
 import { opsTable, rowLine, runOps } from './ops.mjs';
 
-const DOCUMENT = fileURLToPath(new URL('../docs/benchmarks.md', import.meta.url));
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const DOCUMENT = join(ROOT, 'docs/benchmarks.md');
 const BEGIN = '<!-- measured: written by bench/run.mjs -->';
 const END = '<!-- end of measured -->';
 
@@ -24,6 +25,7 @@ function parseOptions() {
   const { values } = parseArgs({
     options: {
       quick: { type: 'boolean', default: false },
+      only: { type: 'string' },
       models: { type: 'string' },
       threads: { type: 'string', default: '2' },
       folder: { type: 'string', default: join(tmpdir(), 'metashard-bench') },
@@ -31,12 +33,12 @@ function parseOptions() {
       'no-write': { type: 'boolean', default: false },
     },
   });
-  const { quick } = values;
+  const { quick, only, folder } = values;
   return {
-    quick,
+    folder,
+    parts: only === undefined ? ['models', 'ops'] : [only],
     models: (values.models ?? (quick ? 'bloom-560m,llama-1b1' : 'bloom-560m,llama-1b1,bloom-1b7')).split(','),
     threads: Number(values.threads),
-    folder: values.folder,
     patience: Number(values.patience ?? (quick ? 0 : 60)),
     reps: quick ? 3 : 5,
     loads: quick ? 1 : 3,
@@ -48,42 +50,49 @@ function parseOptions() {
 
 /** The commit that was measured, marked where the working tree differs. */
 function commit() {
-  const git = (...args) =>
-    execFileSync('git', args, { cwd: fileURLToPath(new URL('..', import.meta.url)), encoding: 'utf8' }).trim();
+  const git = (...args) => execFileSync('git', args, { cwd: ROOT, encoding: 'utf8', stdio: 'pipe' }).trim();
   try {
-    return (
-      git('rev-parse', '--short', 'HEAD') +
-      (git('status', '--porcelain', '--untracked-files=no') === '' ? '' : ' with changes')
-    );
+    const changed = git('status', '--porcelain', '--untracked-files=no', 'packages', 'bench') !== '';
+    return git('rev-parse', '--short', 'HEAD') + (changed ? ' with changes' : '');
   } catch {
     return 'unknown';
   }
 }
 
-function describeMachine({ isa, threads, ceilings }) {
-  const [{ model }] = cpus();
-  const { read, int8, float } = ceilings;
-  return [
-    `- Processor: ${model}, ${cpus().length} cores, ${(totalmem() / 2 ** 30).toFixed(0)} GiB; kernels: ${isa}; ${threads} threads`,
-    `- Node ${process.versions.node}, Linux ${release()}, commit ${commit()}, ${new Date().toISOString().slice(0, 10)}`,
-    `- Ceilings beside the rows, medians: ${read.toFixed(1)} GB/s plain read, ${int8.toFixed(2)} TOPS in int8, ${float.toFixed(2)} TFLOPS in float32`,
-    `- Command: \`npm run bench${process.argv.length > 2 ? ` -- ${process.argv.slice(2).join(' ')}` : ''}\``,
-  ].join('\n');
+/** When, what and how; each part carries its own, because they may be measured at different times. */
+function circumstances() {
+  const flags = process.argv.slice(2);
+  return {
+    date: new Date().toISOString().slice(0, 10),
+    commit: commit(),
+    command: ['npm run bench', ...(flags.length > 0 ? ['--', ...flags] : [])].join(' '),
+    machine: `${cpus()[0].model}, ${cpus().length} cores, ${(totalmem() / 2 ** 30).toFixed(0)} GiB, Linux ${release()}, Node ${process.versions.node}`,
+  };
 }
 
-function section(ops, models, options) {
-  const { throughput, loading, outliers } = endToEndTables(models, options);
+const describe = ({ date, commit, command, machine }, { isa, threads }) =>
+  `${machine}; kernels ${isa}, ${threads} threads; commit ${commit}, ${date}, \`${command}\`.`;
+
+function modelsSection({ about, run, options }) {
+  const { throughput, loading, outliers } = endToEndTables(run, options);
   return [
-    describeMachine(ops),
     '### Whole models',
+    describe(about, { isa: run.results[0].isa, threads: run.threads }),
+    'Tokens a second, and the share of the ceiling beside them.',
     throughput,
     '### Loading and memory',
     loading,
     '### Outlier columns met per linear',
     outliers,
-    '### Ops',
-    opsTable(ops),
   ].join('\n\n');
+}
+
+function opsSection({ about, run }) {
+  const { read, int8, float } = run.ceilings;
+  const ceilings = `${read.toFixed(1)} GB/s plain read, ${int8.toFixed(2)} TOPS in int8, ${float.toFixed(2)} TFLOPS in float32`;
+  return ['### Ops', describe(about, run), `Ceilings beside the rows, medians: ${ceilings}.`, opsTable(run)].join(
+    '\n\n',
+  );
 }
 
 function writeDocument(text) {
@@ -93,10 +102,25 @@ function writeDocument(text) {
   writeFileSync(DOCUMENT, `${page.slice(0, start + BEGIN.length)}\n\n${text}\n\n${page.slice(end)}`);
 }
 
-const options = parseOptions();
-const log = (line) => console.error(line);
-const models = await runEndToEnd(options.models, { ...options, log });
-const ops = await runOps({ ...options, onRow: (row) => log(rowLine(row)) });
-const text = section(ops, models, options);
-console.log(text);
-if (options.write) writeDocument(text);
+async function main() {
+  const options = parseOptions();
+  const log = (line) => console.error(line);
+  const file = join(options.folder, 'results.json');
+  const results = options.write && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
+  const measure = {
+    models: () => runEndToEnd(options.models, { ...options, log }),
+    ops: () => runOps({ ...options, onRow: (row) => log(rowLine(row)) }),
+  };
+  for (const part of options.parts) {
+    if (!Object.hasOwn(measure, part)) throw new Error(`run: expected --only models or ops, got ${part}`);
+    results[part] = { about: circumstances(), run: await measure[part](), options };
+    mkdirSync(options.folder, { recursive: true });
+    if (options.write) writeFileSync(file, JSON.stringify(results));
+  }
+  const sections = [results.models && modelsSection(results.models), results.ops && opsSection(results.ops)];
+  const text = sections.filter((section) => section !== undefined).join('\n\n');
+  console.log(text);
+  if (options.write) writeDocument(text);
+}
+
+await main();

@@ -1,8 +1,8 @@
 /**
- * Builds the CUDA plugin with GPU code (npm run build:cuda): needed once where npm start found no driver; later builds keep
- * it. `--beside` builds into packages/cuda/build/gpu instead and leaves the plugin in use alone. Prints what each kernel takes
- * on every architecture, and fails where one spills registers: none does today. (ptxas sometimes spills a little to run more blocks at once;
- * __launch_bounds__(threads, 1) stops that.)
+ * Builds the CUDA plugin with GPU code (npm run build:cuda): needed once where npm start found no driver; later builds
+ * keep it. `--beside` builds into packages/cuda/build/gpu instead and leaves the plugin in use alone. Prints what each
+ * kernel takes on every architecture, and fails where one spills registers: none does today. (ptxas sometimes spills a
+ * little to run more blocks at once; __launch_bounds__(threads, 1) stops that.)
  */
 import { spawnSync } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';

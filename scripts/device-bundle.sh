@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Packs a Node runtime, a built workspace package and what it needs at run time into .device/, to be carried to a bare Linux GPU machine
-# that need have nothing but Python and an NVIDIA driver. Run at the root after a build: scripts/device-bundle.sh [package, default
-# @metashard/test]. There: python3 .device/unpack.py RT && RT/node RT/app/<script>. A plugin with GPU code (npm run build:cuda -- --beside)
-# takes the place of the one in use. Not here: what to build and run, which is gpu-check.mjs.
+# Packs a Node runtime, a built workspace package and what it needs at run time into .device/, to be carried to a bare
+# Linux GPU machine that need have nothing but Python and an NVIDIA driver. Run at the root after a build:
+# scripts/device-bundle.sh [package, default @metashard/test]. There: python3 .device/unpack.py RT && RT/node
+# RT/app/<script>. A plugin with GPU code (npm run build:cuda -- --beside) takes the place of the one in use. Not here:
+# what to build and run, which is gpu-check.mjs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD

@@ -1,9 +1,10 @@
 /**
- * npm run gpu:check: packs the op table and the golden models with everything they need into .device/ (about 40 MB) for a bare GPU machine, then
- * unpacks it and runs it here, on this machine's GPU or over the emulated one. On the other machine:
+ * npm run gpu:check: packs the op table and the golden models with everything they need into .device/ (about 40 MB) for
+ * a bare GPU machine, then unpacks it and runs it here, on this machine's GPU or over the emulated one. On the other
+ * machine:
  *   python3 .device/unpack.py RT && RT/node RT/app/dist/gpu/gpu-check.js
- * `--no-run` only packs; further arguments go to gpu-check.js (test/gpu-check.ts). Without nvcc the bundle carries no GPU code and
- * says so; it then runs over the emulated GPU only.
+ * `--no-run` only packs; further arguments go to gpu-check.js (test/gpu-check.ts). Without nvcc the bundle carries no
+ * GPU code and says so; it then runs over the emulated GPU only.
  */
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';

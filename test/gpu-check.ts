@@ -1,8 +1,10 @@
 /**
- * A program that checks CUDA devices, real or emulated; scripts/gpu-check.mjs compiles, packs and runs it, tests run its `ops`.
+ * A program that checks CUDA devices, real or emulated; scripts/gpu-check.mjs compiles, packs and runs it, tests run
+ * its `ops`.
  *   gpu-check.js [all | ops | models] [--json] [--digest] [--only=TEXT]
- * ops: the op table on device 0 (`--digest` compares nothing, `--only` takes cases of that name). models: the golden models over four
- * devices, which are parts of one GPU unless METASHARD_VIRTUAL_CUDA says otherwise. Exit code 1 where anything is off.
+ * ops: the op table on device 0 (`--digest` compares nothing, `--only` takes cases of that name). models: the golden
+ * models over four devices, which are parts of one GPU unless METASHARD_VIRTUAL_CUDA says otherwise. Exit code 1 where
+ * anything is off.
  */
 import { native } from '@metashard/core';
 import { CUDA_PLUGIN_PATH } from '@metashard/cuda';

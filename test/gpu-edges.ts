@@ -1,6 +1,7 @@
 /**
- * What the CUDA ops do with numbers the host cannot look at without waiting for the device (ids, rows, lengths, tables): they read and write
- * nothing outside the tensors, and what they could not compute is NaN or -1. And what they refuse before a launch. For gpu-ops.ts.
+ * What the CUDA ops do with numbers the host cannot look at without waiting for the device (ids, rows, lengths,
+ * tables): they read and write nothing outside the tensors, and what they could not compute is NaN or -1. And what they
+ * refuse before a launch. For gpu-ops.ts.
  */
 import type { OpName } from '@metashard/core';
 import { emptyHost, FILL, type HostTensor, hostTensor, hostValues } from './host-tensor.js';

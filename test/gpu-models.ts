@@ -1,6 +1,6 @@
 /**
- * The golden models over CUDA devices, real or emulated: float32 and LLM.int8() logits and greedy tokens against what transformers computed.
- * For gpu-check.ts; needs fixtures/models beside the compiled file.
+ * The golden models over CUDA devices, real or emulated: float32 and LLM.int8() logits and greedy tokens against what
+ * transformers computed. For gpu-check.ts; needs fixtures/models beside the compiled file.
  */
 import { loadModel } from 'metashard';
 import { distance, floats, type Golden, readGolden, relativeError, rowsOf } from './golden-models.js';

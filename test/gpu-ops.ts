@@ -1,6 +1,6 @@
 /**
- * The op table (op-cases.ts) on a CUDA device, real or emulated, held against the reference and against the plain CPU ops. Knows nothing of
- * vitest: gpu-check.ts runs it on a bare GPU machine, ops-cuda.test.ts over the emulated driver.
+ * The op table (op-cases.ts) on a CUDA device, real or emulated, held against the reference and against the plain CPU
+ * ops. Knows nothing of vitest: gpu-check.ts runs it on a bare GPU machine, ops-cuda.test.ts over the emulated driver.
  */
 import { createHash, type Hash } from 'node:crypto';
 import { DTYPES, native } from '@metashard/core';

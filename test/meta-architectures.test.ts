@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { NotCompiledError, openCheckpointSync, type Tensor, UnsupportedConfigError } from '@metashard/core';
+import { openCheckpointSync, type Tensor, UnsupportedConfigError } from '@metashard/core';
 import { buildModel, findArchitecture, findTiedParameters, type nn, Parameter, replaceLinear } from '@metashard/meta';
 import { describe, expect, it } from 'vitest';
 
@@ -17,6 +17,8 @@ const LLAMA = {
   num_attention_heads: 4,
 };
 const BLOOM = { model_type: 'bloom', vocab_size: 50, hidden_size: 48, n_layer: 2, n_head: 6 };
+const OPT = { ...LLAMA, model_type: 'opt', ffn_dim: 96 };
+const GPT2 = { model_type: 'gpt2', n_embd: 48, n_layer: 2, n_head: 6 };
 const build = (base: object, extra: object = {}): nn.Module => buildModel({ ...base, ...extra }).model;
 const constants = (model: nn.Module): number[] => Array.from(model.buffers()[0]?.toFloat32Array() ?? []);
 const shapeOf = (model: nn.Module, name: string): number[] => model.getParameter(name).shape;
@@ -164,6 +166,11 @@ describe('refusals name the field', () => {
     ['n_layer', BLOOM, { n_layer: 2.5 }],
     ['n_head', BLOOM, { n_head: 5 }],
     ['tie_word_embeddings', BLOOM, { tie_word_embeddings: 'yes' }],
+    ['layer_norm_elementwise_affine', OPT, { layer_norm_elementwise_affine: false }],
+    ['num_attention_heads', OPT, { num_attention_heads: 7 }],
+    ['activation_function', GPT2, { activation_function: 'mish' }],
+    ['add_cross_attention', GPT2, { add_cross_attention: true }],
+    ['is_encoder_decoder', { model_type: 't5' }, { is_encoder_decoder: false }],
   ];
   it.each(cases)('%s', (field, base, extra) => {
     expect(() => build(base, extra)).toThrow(UnsupportedConfigError);

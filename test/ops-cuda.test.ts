@@ -1,7 +1,7 @@
 /**
- * The op table on the CUDA backend over an emulated GPU, held against the reference and the plain CPU ops, and its bits over six schedules of
- * threads, blocks and streams. A driver is opened once per process and reads its settings then, so each run is a process: gpu-check.ts, the
- * program that checks real GPUs, compiled.
+ * The op table on the CUDA backend over an emulated GPU, held against the reference and the plain CPU ops, and its bits
+ * over six schedules of threads, blocks and streams. A driver is opened once per process and reads its settings then,
+ * so each run is a process: gpu-check.ts, the program that checks real GPUs, compiled.
  */
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';

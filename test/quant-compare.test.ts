@@ -167,7 +167,7 @@ describe('each method computes what the reference maths says', () => {
       const x = activations(T, K, seed, planted);
       const product = new MethodProducts(method, weightsArena, stepArena).of(weight, bias);
       const got = stepArena.run(() => product(x)).toFloat32Array();
-      expect(relativeError(got, expected(x, weight, bias, method))).toBeLessThan(3e-7);
+      expect(relativeError(got, expected(x, weight, bias, method))).toBeLessThan(1e-6);
       stepArena.reset();
       weightsArena.reset();
     }

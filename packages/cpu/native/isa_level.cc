@@ -25,6 +25,7 @@ void add_level(int level, isa_tables &tables) {
 #endif
 #if defined(MS_HAVE_AVX512)
   if (level == 2) kernels_avx512(&tables.kernels);
+  if (level == 2 && fast_avx512_bfloat16()) kernels_avx512_bfloat16(&tables.kernels);
 #endif
 #if defined(MS_HAVE_AMX)
   if (level == 3) kernels_amx(&tables.kernels);

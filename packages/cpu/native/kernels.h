@@ -157,6 +157,8 @@ const cpu_kernels *kernels_portable(void);
 // avx2: AVX2, FMA, F16C. avx512: those and AVX512 F, BW, VL, DQ, VNNI. amx: those and AMX-TILE, AMX-INT8, permission granted.
 void kernels_avx2(cpu_kernels *table);
 void kernels_avx512(cpu_kernels *table);
+// Over kernels_avx512, where AVX512-BF16 is fast (processor.h).
+void kernels_avx512_bfloat16(cpu_kernels *table);
 void kernels_amx(cpu_kernels *table);
 
 // Bytes of an int8 matrix [N, K] in the packed layout of backend.h.

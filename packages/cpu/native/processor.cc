@@ -21,11 +21,13 @@ namespace {
 constexpr int arch_req_xcomp_perm = 0x1023;  // linux/arch/x86: asks for a dynamic register feature
 constexpr int xfeature_xtiledata = 18;
 
-bool has_amx_int8() {
+// AMX-TILE with AMX-INT8 (bit 25 of leaf 7) or AMX-BF16 (bit 22).
+bool has_amx(int kind) {
   unsigned eax, ebx, ecx, edx;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-  return (edx >> 24 & 1) != 0 && (edx >> 25 & 1) != 0;  // AMX-TILE, AMX-INT8
+  return (edx >> 24 & 1) != 0 && (edx >> kind & 1) != 0;
 }
+constexpr int amx_int8 = 25, amx_bfloat16 = 22;
 
 std::string lacking(std::initializer_list<std::pair<bool, const char *>> features) {
   for (auto [present, name] : features) {
@@ -164,11 +166,19 @@ std::string avx512_vnni_missing() {
 std::string amx_missing() {
 #if defined(MS_X86)
   if (std::string below = avx512_vnni_missing(); !below.empty()) return below;
-  if (!has_amx_int8()) return "the processor has no AMX-INT8";
+  if (!has_amx(amx_int8)) return "the processor has no AMX-INT8";
   static const bool granted = syscall(SYS_arch_prctl, arch_req_xcomp_perm, xfeature_xtiledata) == 0;
   return granted ? "" : "the operating system does not grant the AMX tile registers";
 #else
   return other_architecture;
+#endif
+}
+
+bool fast_avx512_bfloat16() {
+#if defined(MS_X86)
+  return __builtin_cpu_supports("avx512bf16") && !has_amx(amx_bfloat16);
+#else
+  return false;
 #endif
 }
 

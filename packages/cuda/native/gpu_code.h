@@ -23,8 +23,8 @@ struct Kernels {
 #undef MS_KERNEL
 };
 
-// The kernels as loaded on this GPU, whose context is current; the first call loads them. Throws MS_UNSUPPORTED where this build
-// carries no code that the GPU can run.
+// The kernels as loaded on this GPU, whose context is current; the first call loads them. Throws MS_UNSUPPORTED where this
+// build carries no code that the GPU can run.
 const Kernels &kernels_of(Gpu &gpu);
 
 struct Grid {

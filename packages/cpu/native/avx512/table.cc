@@ -11,3 +11,5 @@ void kernels_avx512(cpu_kernels *table) {
   table->pack_int8 = avx512::pack_int8;
   table->unpack_int8 = avx512::unpack_int8;
 }
+
+void kernels_avx512_bfloat16(cpu_kernels *table) { table->int8_weight_linear = avx512::int8_weight_linear_bfloat16; }

@@ -1,9 +1,9 @@
-// Scaled dot-product attention of a ragged batch over a paged KV cache, in two launches: the call's keys and values go into their blocks,
-// then a block of threads takes a few tokens of one sequence and some heads that share a kv head, and goes over the key positions
-// tile by tile with an online softmax in float32 (Milakov & Gimelshein 2018; tiled as Dao et al. 2022). A query row never touches
-// the values of positions it does not see, so that what is in them (NaN, a later token) cannot reach it.
-// The host cannot see lengths and tables without waiting for the device: a sequence whose numbers do not fit the tensors gets NaN
-// and writes no cache; a block outside the cache reads as NaN.
+// Scaled dot-product attention of a ragged batch over a paged KV cache, in two launches: the call's keys and values go into
+// their blocks, then a block of threads takes a few tokens of one sequence and some heads that share a kv head, and goes over
+// the key positions tile by tile with an online softmax in float32 (Milakov & Gimelshein 2018; tiled as Dao et al. 2022). A
+// query row never touches the values of positions it does not see, so that what is in them (NaN, a later token) cannot reach
+// it. The host cannot see lengths and tables without waiting for the device: a sequence whose numbers do not fit the tensors
+// gets NaN and writes no cache; a block outside the cache reads as NaN.
 #include "float_types.h"
 #include "reduce.h"
 

@@ -1,4 +1,5 @@
-// For ops that treat every element alike: a block takes `elements_per_block` elements in row-major order, its threads side by side.
+// For ops that treat every element alike: a block takes `elements_per_block` elements in row-major order, its threads side by
+// side.
 #pragma once
 #include "../simt/simt.h"
 #include "calls.h"

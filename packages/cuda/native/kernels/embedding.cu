@@ -1,5 +1,5 @@
-// Row ids[t] of a table, as float32. A block takes one token. The host cannot see the ids without waiting for the device: one out
-// of range gives a row of NaN, and nothing outside the table is read.
+// Row ids[t] of a table, as float32. A block takes one token. The host cannot see the ids without waiting for the device: one
+// out of range gives a row of NaN, and nothing outside the table is read.
 #include "float_types.h"
 
 extern "C" __global__ void __launch_bounds__(256) ms_embedding(ms_embedding_call call) {

@@ -1,5 +1,5 @@
-// x · weightᵀ in float32 for many rows, for linear.cu and int8_weight_linear.cu, which say how 64 rows of the weight are loaded and what
-// becomes of a sum: a block takes 64 × 64 outputs through shared memory, 32 columns of K at a time.
+// x · weightᵀ in float32 for many rows, for linear.cu and int8_weight_linear.cu, which say how 64 rows of the weight are loaded
+// and what becomes of a sum: a block takes 64 × 64 outputs through shared memory, 32 columns of K at a time.
 #pragma once
 #include "../simt/simt.h"
 
@@ -21,7 +21,8 @@ SIMT_DEVICE void load_float_tile(float (&to)[depth][tile + 1], const T *from, in
   }
 }
 
-// By 256 threads; one owns the outputs (y + 16 i, x + 16 j). load_weight(n0, k0) fills tiles.weight, store(t, n, sum) takes a result.
+// By 256 threads; one owns the outputs (y + 16 i, x + 16 j). load_weight(n0, k0) fills tiles.weight, store(t, n, sum) takes a
+// result.
 template <class LoadWeight, class Store>
 SIMT_DEVICE void multiply_float_tiles(const float *x_rows, int64_t x_stride, int64_t rows, int64_t K, int64_t N, FloatTiles &tiles,
                                       const LoadWeight &load_weight, const Store &store) {

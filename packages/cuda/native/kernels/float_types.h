@@ -3,7 +3,8 @@
 #include "../simt/simt.h"
 #include "calls.h"
 
-// Element `index` of an array of a float dtype. The branch is the same for all threads; loops that are all loads use with_float.
+// Element `index` of an array of a float dtype. The branch is the same for all threads; loops that are all loads use
+// with_float.
 SIMT_DEVICE float load_float(const void *data, int64_t dtype, int64_t index) {
   if (dtype == MS_FLOAT16) return to_float(static_cast<const ms_half *>(data)[index]);
   if (dtype == MS_BFLOAT16) return to_float(static_cast<const ms_bfloat16 *>(data)[index]);

@@ -1,5 +1,5 @@
-// Row ids[t] of an int8 table: CB · SCB / 127 as float32, the product in float64 and rounded once. A block takes one token; an id out of
-// range gives a row of NaN, as in embedding.cu.
+// Row ids[t] of an int8 table: CB · SCB / 127 as float32, the product in float64 and rounded once. A block takes one token; an
+// id out of range gives a row of NaN, as in embedding.cu.
 #include "calls.h"
 #include "packed_int8.h"
 

@@ -1,5 +1,5 @@
-// The LLM.int8() product (Dettmers et al. 2022, arXiv 2208.07339, section 3): int8 part, outlier part and bias, in float64 from the
-// accumulators on, with one rounding; only the outlier sum is in float32.
+// The LLM.int8() product (Dettmers et al. 2022, arXiv 2208.07339, section 3): int8 part, outlier part and bias, in float64 from
+// the accumulators on, with one rounding; only the outlier sum is in float32.
 #include "float_types.h"
 #include "int8_product.h"
 

@@ -1,8 +1,8 @@
-// CA · CBᵀ over the packed CB in exact int32 (dp4a), for int8_linear.cu and int8_matmul.cu, which say what becomes of the sums: an
-// epilogue with add_outliers(sum, t, n, first, step), which adds every step-th term from the first on to the sums [rows][columns] of
-// the rows t and columns n, and store(t, n, accumulator, outliers).
-// Few rows (decode): a block takes the 16 columns of a packed block, 16 threads side by side, 16 such groups along K. Many rows: a
-// block takes 64 × 64 outputs through shared memory.
+// CA · CBᵀ over the packed CB in exact int32 (dp4a), for int8_linear.cu and int8_matmul.cu, which say what becomes of the sums:
+// an epilogue with add_outliers(sum, t, n, first, step), which adds every step-th term from the first on to the sums
+// [rows][columns] of the rows t and columns n, and store(t, n, accumulator, outliers).
+// Few rows (decode): a block takes the 16 columns of a packed block, 16 threads side by side, 16 such groups along K. Many
+// rows: a block takes 64 × 64 outputs through shared memory.
 #pragma once
 #include "calls.h"
 #include "packed_int8.h"

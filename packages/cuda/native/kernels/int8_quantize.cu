@@ -1,5 +1,5 @@
-// LLM.int8() row quantization of activations with its outlier columns (Dettmers et al. 2022, arXiv 2208.07339, section 3), in up to
-// three launches: every row by itself; the columns that any row marked, listed; these columns set to zero in all rows.
+// LLM.int8() row quantization of activations with its outlier columns (Dettmers et al. 2022, arXiv 2208.07339, section 3), in
+// up to three launches: every row by itself; the columns that any row marked, listed; these columns set to zero in all rows.
 #include "calls.h"
 #include "float_types.h"
 #include "int8_rounding.h"

@@ -2,8 +2,8 @@
 #pragma once
 #include "../simt/simt.h"
 
-// value · scale to the nearest integer, ties to even, where scale is 127 / absmax or its like; 0 where absmax is 0 or the product NaN.
-// Where 127 / absmax overflows (absmax < 3.74e-37) the quotient is taken in float64.
+// value · scale to the nearest integer, ties to even, where scale is 127 / absmax or its like; 0 where absmax is 0 or the
+// product NaN. Where 127 / absmax overflows (absmax < 3.74e-37) the quotient is taken in float64.
 SIMT_DEVICE int8_t quantized(float value, float absmax, float scale) {
   if (absmax == 0.0f) return 0;
   if (scale == INFINITY) return static_cast<int8_t>(rint(static_cast<double>(value) * 127.0 / static_cast<double>(absmax)));

@@ -1,6 +1,6 @@
-// x · (CB · SCB / 127)ᵀ + bias: int8 weights, activations in float32, the sum over x · CB in float32, the rest in float64 with one rounding.
-// Few rows (decode): a block takes the 16 columns of a packed block, 16 threads side by side, 16 such groups along K. Many rows: a
-// block takes 64 × 64 outputs through shared memory.
+// x · (CB · SCB / 127)ᵀ + bias: int8 weights, activations in float32, the sum over x · CB in float32, the rest in float64 with
+// one rounding. Few rows (decode): a block takes the 16 columns of a packed block, 16 threads side by side, 16 such groups
+// along K. Many rows: a block takes 64 × 64 outputs through shared memory.
 #include "float_tiles.h"
 #include "float_types.h"
 #include "packed_int8.h"

@@ -1,5 +1,5 @@
-// (x - mean) / sqrt(variance + epsilon) · weight + bias over rows of H (Ba et al. 2016, arXiv 1607.06450). A block takes one row;
-// sums are in float64, in two passes, so that a large mean costs no digits.
+// (x - mean) / sqrt(variance + epsilon) · weight + bias over rows of H (Ba et al. 2016, arXiv 1607.06450). A block takes one
+// row; sums are in float64, in two passes, so that a large mean costs no digits.
 #include "float_types.h"
 #include "reduce.h"
 

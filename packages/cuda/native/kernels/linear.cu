@@ -1,5 +1,5 @@
-// x · weightᵀ + bias with float weights, accumulated in float32. Few rows (decode): a warp takes one output column, its lanes side by
-// side along K, so that the weight is read once. Many rows: a block takes 64 × 64 outputs through shared memory.
+// x · weightᵀ + bias with float weights, accumulated in float32. Few rows (decode): a warp takes one output column, its lanes
+// side by side along K, so that the weight is read once. Many rows: a block takes 64 × 64 outputs through shared memory.
 #include "float_tiles.h"
 #include "float_types.h"
 

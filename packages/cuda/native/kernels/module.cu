@@ -1,4 +1,5 @@
-// All kernels as one translation unit, held against kernel_list.def: a definition that differs from its line there does not compile.
+// All kernels as one translation unit, held against kernel_list.def: a definition that differs from its line there does not
+// compile.
 
 #include "../simt/simt.h"
 #include "calls.h"

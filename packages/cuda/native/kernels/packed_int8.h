@@ -1,5 +1,5 @@
-// The packed int8 layout (MS_PACKED_INT8 of backend.h) in kernels. A packed block holds 16 rows as lines of 16 words, line k / 4 and
-// word n holding columns k … k + 3 of row n; behind them stand the 16 row sums.
+// The packed int8 layout (MS_PACKED_INT8 of backend.h) in kernels. A packed block holds 16 rows as lines of 16 words, line k /
+// 4 and word n holding columns k … k + 3 of row n; behind them stand the 16 row sums.
 #pragma once
 #include "../simt/simt.h"
 

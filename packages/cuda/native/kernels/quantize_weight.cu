@@ -1,5 +1,5 @@
-// Row-wise absmax quantization of a weight. Strided: a block takes one row. Packed: a block of 16 warps takes the 16 rows of a packed
-// block, a warp a row for the absmax.
+// Row-wise absmax quantization of a weight. Strided: a block takes one row. Packed: a block of 16 warps takes the 16 rows of a
+// packed block, a warp a row for the absmax.
 #include "calls.h"
 #include "float_types.h"
 #include "int8_rounding.h"

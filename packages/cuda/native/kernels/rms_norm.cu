@@ -1,5 +1,5 @@
-// x / sqrt(mean(x²) + epsilon) · weight over rows of H (Zhang & Sennrich 2019, arXiv 1910.07467). A block takes one row; the sum
-// is in float64.
+// x / sqrt(mean(x²) + epsilon) · weight over rows of H (Zhang & Sennrich 2019, arXiv 1910.07467). A block takes one row; the
+// sum is in float64.
 #include "float_types.h"
 #include "reduce.h"
 

@@ -1,5 +1,5 @@
-// Rotary position embedding (Su et al. 2021, arXiv 2104.09864): (a, b) → (a cos - b sin, b cos + a sin) on the pairs (i, i + half), or
-// (2i, 2i + 1) where interleaved; features from 2 · half on pass through. A block takes one token.
+// Rotary position embedding (Su et al. 2021, arXiv 2104.09864): (a, b) → (a cos - b sin, b cos + a sin) on the pairs (i, i +
+// half), or (2i, 2i + 1) where interleaved; features from 2 · half on pass through. A block takes one token.
 #include "../simt/simt.h"
 #include "calls.h"
 

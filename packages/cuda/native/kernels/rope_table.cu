@@ -1,5 +1,5 @@
-// cos and sin of positions · inverse frequencies, times `scaling`. The angle is rounded to float32 first, as transformers does, the
-// cosine taken in float64 and rounded. A thread takes one angle.
+// cos and sin of positions · inverse frequencies, times `scaling`. The angle is rounded to float32 first, as transformers does,
+// the cosine taken in float64 and rounded. A thread takes one angle.
 #include "../simt/simt.h"
 #include "calls.h"
 

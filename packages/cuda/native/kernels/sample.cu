@@ -1,10 +1,10 @@
-// One token of one row of logits: repetition penalty (Keskar et al. 2019), temperature, top-k, top-p (Holtzman et al. 2020), then the
-// first id, in order of falling probability, whose cumulative probability exceeds the uniform. In float64; one block, whose sums
-// are added in an order that depends on V alone.
-// Nothing is sorted. "The first id, in order, at which a running count or sum passes a limit" is found by looking at the order's key
-// (bits of the weight, then bits of the id, inverted) two bits at a time, from the top: the count and sum of each quarter tell in
-// which quarter the limit is passed. Once few candidates are left they are ranked and walked.
-// An id of the history out of range, or a penalty not above 0, gives the token -1: the host cannot look without waiting.
+// One token of one row of logits: repetition penalty (Keskar et al. 2019), temperature, top-k, top-p (Holtzman et al. 2020),
+// then the first id, in order of falling probability, whose cumulative probability exceeds the uniform. In float64; one block,
+// whose sums are added in an order that depends on V alone.
+// Nothing is sorted. "The first id, in order, at which a running count or sum passes a limit" is found by looking at the
+// order's key (bits of the weight, then bits of the id, inverted) two bits at a time, from the top: the count and sum of each
+// quarter tell in which quarter the limit is passed. Once few candidates are left they are ranked and walked. An id of the
+// history out of range, or a penalty not above 0, gives the token -1: the host cannot look without waiting.
 #include "calls.h"
 #include "reduce.h"
 
@@ -127,7 +127,8 @@ SIMT_DEVICE void total_quarters(const Candidates &candidates, const Prefix &pref
   __syncthreads();
 }
 
-// The quarter in which the limit is passed, `before` moved up to it; where none passes it (a rounding), the last that adds anything.
+// The quarter in which the limit is passed, `before` moved up to it; where none passes it (a rounding), the last that adds
+// anything.
 SIMT_DEVICE int choose_quarter(const Limit &limit, const double (&total)[8], Place &before) {
   int chosen = -1;
   double count = before.count, sum = before.sum;
@@ -146,8 +147,8 @@ SIMT_DEVICE int choose_quarter(const Limit &limit, const double (&total)[8], Pla
   return chosen;
 }
 
-// The (at most `threads`) candidates into ranking.sorted_*, in order; returns their number. Each thread puts down its own behind those
-// of the threads before it, then finds one candidate's rank.
+// The (at most `threads`) candidates into ranking.sorted_*, in order; returns their number. Each thread puts down its own
+// behind those of the threads before it, then finds one candidate's rank.
 SIMT_DEVICE int sort_candidates(const Candidates &candidates, const Prefix &prefix, Ranking &ranking) {
   int mine = 0;
   candidates.each(prefix, [&](double, uint64_t, uint32_t) { mine++; });

@@ -1,5 +1,6 @@
-// Checking an op's call and saying what is wrong, as the CPU's check.h does: messages read "op: expected …, got …", one line, no
-// trailing period. Only what the host can see is checked: shapes, dtypes, strides, alignment, attributes, never device memory.
+// Checking an op's call and saying what is wrong, as the CPU's check.h does: messages read "op: expected …, got …", one line,
+// no trailing period. Only what the host can see is checked: shapes, dtypes, strides, alignment, attributes, never device
+// memory.
 #pragma once
 #include <initializer_list>
 

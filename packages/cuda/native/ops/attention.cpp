@@ -1,5 +1,5 @@
-// Scaled dot-product attention of a ragged batch over a paged KV cache: checks the call and cuts the work into blocks by sizes the host
-// knows (lengths are on the device).
+// Scaled dot-product attention of a ragged batch over a paged KV cache: checks the call and cuts the work into blocks by sizes
+// the host knows (lengths are on the device).
 #include <algorithm>
 #include <cmath>
 

@@ -1,5 +1,5 @@
-// For ops that treat every element alike (add, mul, activation, cast, copy): dimensions that all operands step over evenly become
-// one, and blocks take 1,024 elements each.
+// For ops that treat every element alike (add, mul, activation, cast, copy): dimensions that all operands step over evenly
+// become one, and blocks take 1,024 elements each.
 #pragma once
 #include "op.h"
 

@@ -1,4 +1,5 @@
-// x · (CB · SCB / 127)ᵀ + bias: int8 weights, activations in float32. The attribute bfloat16 allows less than float32, which is not used.
+// x · (CB · SCB / 127)ᵀ + bias: int8 weights, activations in float32. The attribute bfloat16 allows less than float32, which is
+// not used.
 #include "int8_product.h"
 
 namespace metashard::cuda {

@@ -1,5 +1,6 @@
 // What an op is to the backend. An op's file has three parts, as on the CPU: `read` checks a call (its rules are those of
-// packages/core/src/ops.ts) and gives it as its kernels' arguments, `run` launches them, and one `const OpDefinition` names both.
+// packages/core/src/ops.ts) and gives it as its kernels' arguments, `run` launches them, and one `const OpDefinition` names
+// both.
 #pragma once
 #include "../gpu_code.h"
 #include "arguments.h"

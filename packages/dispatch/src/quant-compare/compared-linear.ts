@@ -1,7 +1,7 @@
 /**
  * The linear layer of a comparison: stands in the place of nn.Linear and computes as the method of the moment says.
- * Methods with absmax on both sides run on the native int8 ops, exact in their integers; the others multiply values
- * that went through 8 bits and back in float32. The loader's 8-bit layer is meta's Linear8bitLt.
+ * Methods with absmax run on the native int8 ops, exact in their integers; those with a zero-point multiply values that
+ * went through 8 bits and back in float32. The loader's 8-bit layer is meta's Linear8bitLt.
  */
 import { callOp, F, type Tensor } from '@metashard/core';
 import { Module, type nn } from '@metashard/meta';
@@ -69,12 +69,12 @@ export class MethodProducts {
   #productOf(weight: Tensor, bias: Tensor | null): Product {
     const { weights, activations } = this.#method;
     if (weights === 'float') return (x) => F.linear(x, weight, bias);
-    if (activations === 'float' || weights.range === 'zeropoint') {
+    if (weights.range === 'zeropoint') {
       const rounded = this.#roundedWeight(weight, weights);
-      if (activations === 'float') return (x) => F.linear(x, rounded, bias);
-      return (x) => F.linear(this.#roundedInput(x, activations), rounded, bias);
+      return (x) => F.linear(activations === 'float' ? x : this.#roundedInput(x, activations), rounded, bias);
     }
     const [CB, SCB] = this.#weights.run(() => this.#int8Weight(weight, weights));
+    if (activations === 'float') return (x) => F.int8WeightLinear(x, CB, SCB, bias);
     return (x) => {
       const [CA, SCA, columns] = this.#int8Input(x, activations);
       return callOp('int8_linear', [x, CA, SCA, columns, CB, SCB, bias], this.#attributes)[0] as Tensor;
@@ -100,12 +100,8 @@ export class MethodProducts {
     return [callOp('pack_int8', [CB], [], [packed])[0] as Tensor, SCB];
   }
 
-  /** The weight through 8 bits and back, float32. */
-  #roundedWeight(weight: Tensor, { range, scales }: Int8Scheme): Tensor {
-    if (range === 'absmax') {
-      const { CB, SCB } = this.#step.run(() => F.quantizeWeight(weight));
-      return this.#weights.run(() => F.dequantizeWeight(CB, SCB));
-    }
+  /** The weight through zero-point quantization and back, float32. */
+  #roundedWeight(weight: Tensor, { scales }: Int8Scheme): Tensor {
     const values = weight.toFloat32Array();
     const rowLength = scales === 'row' ? (weight.dims[1] as number) : values.length;
     return this.#weights.from(throughZeropoint(values, { rowLength }), { dims: weight.dims, dtype: 'float32' });

@@ -50,6 +50,7 @@ function againstFloat({ difference, standardError }: QuantResult): string {
 }
 
 function percent(share: number): string {
+  if (share > 0 && share < 0.0005) return '< 0.1 %';
   return `${(100 * share).toFixed(1)} %`;
 }
 
