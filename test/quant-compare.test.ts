@@ -447,7 +447,7 @@ describe('compareQuantization', () => {
       methods: ['int8-weights'],
       windows: 2,
     });
-    expect(saved.results[1]?.difference).toBeCloseTo(0, 6);
+    expect(saved.results[1]?.difference).toBeCloseTo(0, 5);
   });
 
   it('names what it cannot do, and ends when told', async () => {

@@ -33,7 +33,8 @@ const OpEntry &checked_op(const ms_op_call &call) {
   EXPECT(call.n_inputs >= 0 && call.n_inputs <= op->inputs, "%s: expected at most %d inputs, got %d", op->name, op->inputs,
          call.n_inputs);
   EXPECT(call.n_outputs == op->outputs, "%s: expected %d outputs, got %d", op->name, op->outputs, call.n_outputs);
-  EXPECT(call.n_attributes == op->attributes, "%s: expected %d attributes, got %d", op->name, op->attributes, call.n_attributes);
+  EXPECT(call.n_attributes == op->attributes, "%s: expected %d attributes, got %d", op->name, op->attributes,
+         call.n_attributes);
   return *op;
 }
 

@@ -26,7 +26,8 @@ SIMT_DEVICE bool fits(const ms_attention_call &call, const Sequence &q) {
 }
 
 // First element of a cache row, in elements; -1 where the table names no block of the cache.
-SIMT_DEVICE int64_t cache_row(const ms_attention_call &call, const int64_t (&stride)[3], const Sequence &q, int position, int kv_head) {
+SIMT_DEVICE int64_t cache_row(const ms_attention_call &call, const int64_t (&stride)[3], const Sequence &q, int position,
+                              int kv_head) {
   const int block = q.blocks[position / call.block_size], row = position % call.block_size;
   if (block < 0 || block >= call.blocks) return -1;
   return block * stride[0] + kv_head * stride[1] + row * stride[2];
@@ -149,7 +150,8 @@ SIMT_DEVICE void load_rows(const ms_attention_call &call, const Tile &tile, cons
   for (int j = threadIdx.x / 32; j < count; j += warps) {
     float *row = to + j * padded(call.D);
     if (cache == nullptr) {
-      const float *from = fresh + static_cast<int64_t>(tile.sequence.start + key + j) * fresh_stride[0] + tile.kv_head * fresh_stride[1];
+      const int64_t token = tile.sequence.start + key + j;
+      const float *from = fresh + token * fresh_stride[0] + tile.kv_head * fresh_stride[1];
       for (int d = lane; d < call.D; d += 32) row[d] = from[d];
     } else {
       const int64_t from = cache_row(call, cache_stride, tile.sequence, key + j, tile.kv_head);

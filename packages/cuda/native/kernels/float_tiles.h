@@ -11,8 +11,8 @@ struct FloatTiles {
 
 // Rows `first` … of a matrix [rows, K], columns k0 … k0 + depth - 1, by 256 threads; zeros outside.
 template <class T>
-SIMT_DEVICE void load_float_tile(float (&to)[depth][tile + 1], const T *from, int64_t stride, int64_t first, int64_t rows, int64_t k0,
-                                 int64_t K) {
+SIMT_DEVICE void load_float_tile(float (&to)[depth][tile + 1], const T *from, int64_t stride, int64_t first, int64_t rows,
+                                 int64_t k0, int64_t K) {
 #pragma unroll
   for (int i = 0; i < tile * depth / 256; i++) {
     const int index = threadIdx.x + i * 256, row = index / depth, k = index % depth;
@@ -24,8 +24,8 @@ SIMT_DEVICE void load_float_tile(float (&to)[depth][tile + 1], const T *from, in
 // By 256 threads; one owns the outputs (y + 16 i, x + 16 j). load_weight(n0, k0) fills tiles.weight, store(t, n, sum) takes a
 // result.
 template <class LoadWeight, class Store>
-SIMT_DEVICE void multiply_float_tiles(const float *x_rows, int64_t x_stride, int64_t rows, int64_t K, int64_t N, FloatTiles &tiles,
-                                      const LoadWeight &load_weight, const Store &store) {
+SIMT_DEVICE void multiply_float_tiles(const float *x_rows, int64_t x_stride, int64_t rows, int64_t K, int64_t N,
+                                      FloatTiles &tiles, const LoadWeight &load_weight, const Store &store) {
   const int64_t t0 = static_cast<int64_t>(blockIdx.y) * tile, n0 = static_cast<int64_t>(blockIdx.x) * tile;
   const int x = threadIdx.x % 16, y = threadIdx.x / 16;
   float sum[thread_outputs][thread_outputs] = {};
@@ -38,7 +38,9 @@ SIMT_DEVICE void multiply_float_tiles(const float *x_rows, int64_t x_stride, int
 #pragma unroll
       for (int i = 0; i < thread_outputs; i++) {
 #pragma unroll
-        for (int j = 0; j < thread_outputs; j++) sum[i][j] = ms_fma(tiles.x[k][y + 16 * i], tiles.weight[k][x + 16 * j], sum[i][j]);
+        for (int j = 0; j < thread_outputs; j++) {
+          sum[i][j] = ms_fma(tiles.x[k][y + 16 * i], tiles.weight[k][x + 16 * j], sum[i][j]);
+        }
       }
     }
     __syncthreads();

@@ -10,8 +10,8 @@ struct DequantizeAndAdd {
 
   // Terms are x · CB · 2^-7; the power of two keeps products of huge x finite.
   template <int rows, int columns>
-  __device__ __forceinline__ void add_outliers(float (&sum)[rows][columns], const int64_t (&t)[rows], const int64_t (&n)[columns],
-                                               int first, int step) const {
+  __device__ __forceinline__ void add_outliers(float (&sum)[rows][columns], const int64_t (&t)[rows],
+                                               const int64_t (&n)[columns], int first, int step) const {
     const ms_int8_product &product = call.product;
     const int32_t count = call.outlier_cols[0];
 #pragma unroll 1

@@ -7,9 +7,11 @@ struct StoreAccumulators {
   const ms_int8_matmul_call &call;
 
   template <int rows, int columns>
-  __device__ __forceinline__ void add_outliers(float (&)[rows][columns], const int64_t (&)[rows], const int64_t (&)[columns], int,
-                                               int) const {}
-  __device__ __forceinline__ void store(int64_t t, int64_t n, int accumulator, float) const { call.out[t * call.out_stride + n] = accumulator; }
+  __device__ __forceinline__ void add_outliers(float (&)[rows][columns], const int64_t (&)[rows], const int64_t (&)[columns],
+                                               int, int) const {}
+  __device__ __forceinline__ void store(int64_t t, int64_t n, int accumulator, float) const {
+    call.out[t * call.out_stride + n] = accumulator;
+  }
 };
 
 }  // namespace

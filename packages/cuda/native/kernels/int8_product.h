@@ -68,7 +68,8 @@ SIMT_DEVICE void int8_few(const ms_int8_product &product, const Epilogue &epilog
 }
 
 // Words word0 … word0 + 15 of 64 rows of CA and of 64 rows of CB (four packed blocks); zeros where there are none.
-SIMT_DEVICE void load_product_tile(const ms_int8_product &product, int64_t t0, int64_t n0, int64_t word0, Int8TileShared &shared) {
+SIMT_DEVICE void load_product_tile(const ms_int8_product &product, int64_t t0, int64_t n0, int64_t word0,
+                                   Int8TileShared &shared) {
 #pragma unroll
   for (int i = 0; i < product_tile * tile_words / 256; i++) {
     const int index = threadIdx.x + i * 256;

@@ -36,7 +36,10 @@ SIMT_DEVICE void weight_columns_of_few(const ms_int8_weight_linear_call &call,
       if (k >= call.K) break;
       const float weight = small_byte(word, i);
 #pragma unroll
-      for (int r = 0; r < ROWS; r++) sum[r] = ms_fma(call.x[min(int64_t{r}, call.rows - 1) * call.x_stride + k], weight, sum[r]);
+      for (int r = 0; r < ROWS; r++) {
+        const int64_t t = min(int64_t{r}, call.rows - 1);
+        sum[r] = ms_fma(call.x[t * call.x_stride + k], weight, sum[r]);
+      }
     }
   }
 #pragma unroll

@@ -72,8 +72,8 @@ Operand Arguments::read(const ms_tensor &tensor, const char *name, uint32_t dtyp
     result.stride[i] = tensor.stride[i];
   }
   result.packed = tensor.layout == MS_PACKED_INT8;
-  EXPECT(result.packed ? packed : strided && tensor.layout == MS_STRIDED, "%s: expected %s in the %s layout, got layout %d", op_,
-         name, strided && packed ? "strided or packed" : strided ? "strided" : "packed", tensor.layout);
+  EXPECT(result.packed ? packed : strided && tensor.layout == MS_STRIDED, "%s: expected %s in the %s layout, got layout %d",
+         op_, name, strided && packed ? "strided or packed" : strided ? "strided" : "packed", tensor.layout);
   result.data = tensor.data;
   result.dtype = tensor.dtype;
   result.rank = tensor.rank;
@@ -154,8 +154,8 @@ void Arguments::same_shape(const Operand &tensor, const char *name, const Operan
 
 void Arguments::unit_stride(const Operand &tensor, const char *name) const {
   const int last = tensor.rank - 1;
-  EXPECT(last < 0 || tensor.stride[last] == 1, "%s: expected the last dimension of %s with stride 1, got stride %lld", op_, name,
-         static_cast<long long>(tensor.stride[last]));
+  EXPECT(last < 0 || tensor.stride[last] == 1, "%s: expected the last dimension of %s with stride 1, got stride %lld", op_,
+         name, static_cast<long long>(tensor.stride[last]));
 }
 
 float Arguments::threshold(int index) const {

@@ -23,8 +23,8 @@ void read_cache(const Arguments &arguments, ms_attention_call &call) {
   EXPECT(tables.present || call.sequences == 0, "attention: expected block_tables with a cache, got none");
   arguments.shape(cache_k, "cache_k", {cache_k.shape[0], call.KV, cache_k.shape[2], call.D});
   arguments.same_shape(cache_v, "cache_v", cache_k);
-  EXPECT(cache_v.dtype == cache_k.dtype, "attention: expected cache_v of the dtype of cache_k (code %d), got code %d", cache_k.dtype,
-         cache_v.dtype);
+  EXPECT(cache_v.dtype == cache_k.dtype, "attention: expected cache_v of the dtype of cache_k (code %d), got code %d",
+         cache_k.dtype, cache_v.dtype);
   EXPECT(cache_k.shape[2] > 0, "attention: expected cache blocks of at least 1 position, got 0");
   EXPECT(!tables.present || tables.shape[0] == call.sequences, "attention: expected block_tables of %d sequences, got %lld",
          call.sequences, static_cast<long long>(tables.shape[0]));
@@ -47,7 +47,8 @@ void read_attributes(const Arguments &arguments, ms_attention_call &call) {
   call.scale = static_cast<float>(arguments.attribute(0));
   call.causal = arguments.attribute(1) != 0;
   const double window = arguments.attribute(2), softcap = arguments.attribute(3);
-  EXPECT(window >= 0 && window == std::floor(window), "attention: expected a window of 0 or a number of positions, got %g", window);
+  EXPECT(window >= 0 && window == std::floor(window), "attention: expected a window of 0 or a number of positions, got %g",
+         window);
   EXPECT(softcap >= 0, "attention: expected a softcap of at least 0, got %g", softcap);
   call.window = window < INT32_MAX ? static_cast<int32_t>(window) : 0;  // more than there can be positions
   call.softcap = static_cast<float>(softcap);
@@ -60,7 +61,8 @@ void cut(ms_attention_call &call) {
   const int64_t rows = std::clamp<int64_t>(shared_floats / (4 * D), 1, most_rows);
   const int64_t head_tiles = ceil_div(group, rows);
   call.heads_per_tile = static_cast<int32_t>(ceil_div(group, head_tiles));
-  call.tokens_per_tile = call.tokens > call.sequences ? static_cast<int32_t>(std::max<int64_t>(1, rows / call.heads_per_tile)) : 1;
+  const int64_t tokens = call.tokens > call.sequences ? std::max<int64_t>(1, rows / call.heads_per_tile) : 1;
+  call.tokens_per_tile = static_cast<int32_t>(tokens);
   const int64_t taken = static_cast<int64_t>(call.heads_per_tile) * call.tokens_per_tile;
   const int64_t keys = std::min((shared_floats - taken * (2 * D + 3)) / ((D | 1) + taken), most_keys);
   call.keys_per_tile = static_cast<int32_t>(keys >= 32 ? keys / 32 * 32 : keys);

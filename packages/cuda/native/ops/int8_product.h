@@ -29,7 +29,8 @@ ms_int8_product prepare_int8_product(const Int8Operands &operands, const Launche
 
 // `few` for up to 8 rows, else `tiles`.
 template <class Call>
-void launch_int8_product(const Launcher &launcher, const Kernel<void(Call)> &few, const Kernel<void(Call)> &tiles, const Call &call) {
+void launch_int8_product(const Launcher &launcher, const Kernel<void(Call)> &few, const Kernel<void(Call)> &tiles,
+                         const Call &call) {
   const ms_int8_product &product = call.product;
   if (product.rows <= 8) {
     launcher.launch(few, {ceil_div(product.N, 16)}, 256, call);
