@@ -32,8 +32,11 @@ cat > .device/unpack.py <<'P'
 import lzma, os, shutil, sys, tarfile
 here, out = os.path.dirname(os.path.abspath(__file__)), sys.argv[1]
 os.makedirs(out, exist_ok=True)
-with lzma.open(f"{here}/node.xz") as s, open(f"{out}/node", "wb") as d: shutil.copyfileobj(s, d, 1 << 20)
+with lzma.open(f"{here}/node.xz") as packed, open(f"{out}/node", "wb") as node:
+    shutil.copyfileobj(packed, node, 1 << 20)
 os.chmod(f"{out}/node", 0o755)
-with tarfile.open(f"{here}/app.tar.xz", "r:xz") as t: t.extractall(out, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
+safely = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+with tarfile.open(f"{here}/app.tar.xz", "r:xz") as app:
+    app.extractall(out, **safely)
 P
 du -sh .device

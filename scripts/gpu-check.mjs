@@ -1,5 +1,5 @@
 /**
- * npm run gpu:check: packs the op table and the golden models with everything they need into .device/ (about 40 MB) for
+ * npm run gpu:check: packs the op table and the golden models with everything they need into .device/ (about 26 MB) for
  * a bare GPU machine, then unpacks it and runs it here, on this machine's GPU or over the emulated one. On the other
  * machine:
  *   python3 .device/unpack.py RT && RT/node RT/app/dist/gpu/gpu-check.js

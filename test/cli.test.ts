@@ -71,17 +71,18 @@ describe('help and usage', () => {
       Loads transformers too large for any one device in 8 bits and runs them over all devices together.
 
       Options:
-        --version                        print the version
-        --help                           print help
+        --version                         print the version
+        --help                            print help
 
       Commands:
-        run [options] <target> [prompt]  continue a prompt, or chat
-        plan [options] <target>          show where a model would go, without loading it
-        estimate [options] <target>      show what a model takes and which machines hold it
-        pack [options] <target>          write the weights as kernels use them, for fast starts and streaming
-        calibrate [options]              measure this machine's memory, processors and disk for plans
-        devices [options]                list the devices of this machine
-        help [command]                   display help for command
+        run [options] <target> [prompt]   continue a prompt, or chat
+        plan [options] <target>           show where a model would go, without loading it
+        estimate [options] <target>       show what a model takes and which machines hold it
+        pack [options] <target>           write the weights as kernels use them, for fast starts and streaming
+        calibrate [options]               measure this machine's memory, processors and disk for plans
+        devices [options]                 list the devices of this machine
+        quant-compare [options] <target>  measure what quantization costs a model on a text
+        help [command]                    display help for command
 
       Settings: a flag wins over METASHARD_* in the environment, that over the YAML file, that over the default.
       "

@@ -31,7 +31,10 @@ const all =
 
 const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
 
-/** An attention call of two sequences whose input `index` has `value` at `place`, which spoils the first sequence only. */
+/**
+ * An attention call of two sequences whose input `index` has `value` at `place`, which spoils the first sequence
+ * only.
+ */
 function spoiled(name: string, index: number, place: number, value: number): Edge {
   const shape = {
     N: 2,

@@ -7,7 +7,10 @@ import { distance, floats, type Golden, readGolden, relativeError, rowsOf } from
 
 export interface ModelResult {
   name: string;
-  /** Largest difference in standard deviations of the logits (float32), or the norm of the difference relative to theirs (int8). */
+  /**
+   * Largest difference in standard deviations of the logits (float32), or the norm of the difference relative to
+   * theirs (int8).
+   */
   error: number;
   limit: number;
   milliseconds: number;

@@ -40,7 +40,10 @@ const unit16 = (dtype: string, value: number): number =>
   (Math.max(dtype === 'float16' ? -14 : -126, Math.floor(Math.log2(Math.abs(value) || 1e-300))) -
     (dtype === 'float16' ? 10 : 7));
 
-/** How `got` differs from what the CPU computed: integers not at all, 16-bit floats by one rounding, float32 by 1e-5 of the norm. */
+/**
+ * How `got` differs from what the CPU computed: integers not at all, 16-bit floats by one rounding, float32 by 1e-5
+ * of the norm.
+ */
 function differsFromCpu(got: HostTensor, wanted: HostTensor, defined: number): string | null {
   const [a, b] = [hostValues(got), hostValues(wanted)];
   let [difference, norm] = [0, 0];

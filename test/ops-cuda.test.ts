@@ -12,7 +12,10 @@ import { opCases } from './op-cases.js';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 
-/** Standard output of a program that ends with 0, or 1 where `mayFail`; the machine's own METASHARD_* are not passed on. */
+/**
+ * Standard output of a program that ends with 0, or 1 where `mayFail`; the machine's own METASHARD_* are not passed
+ * on.
+ */
 function run(args: string[], variables: Record<string, string> = {}, mayFail = false): string {
   const clean = Object.entries(process.env).filter(([name]) => !name.startsWith('METASHARD_'));
   const env = { ...Object.fromEntries(clean), ...variables };

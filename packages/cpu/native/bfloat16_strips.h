@@ -37,15 +37,13 @@ inline __m512i bfloat16_pairs(const float *row, int64_t k, int64_t K) {
   return _mm512_permutex2var_epi16(load(k), odd_words, load(k + 16));
 }
 
-// strip[(k - k0) / 2][column] = the pair CB[n0 + column][k, k + 1] for 32 columns; k0 is a multiple of 4. Columns past N repeat
-// ones that are there; columns past K are the zeros of the packed layout.
-inline void pack_bfloat16_strip(const int8_weight_linear_call &call, const int8_t *packed, int64_t n0, int64_t k0,
-                                int64_t count, uint32_t *strip) {
+// strip[(k - k0) / 2][column] = the pair CB[n0 + column][k, k + 1] for 32 columns; k past K are the zeros of the packed layout.
+inline void pack_bfloat16_strip(const int8_weight_linear_call &call, const int8_t *packed, const strip_range &range,
+                                uint32_t *strip) {
   for (int half = 0; half < 2; half++) {
-    const int64_t n = n0 + half * block_rows < call.N ? n0 + half * block_rows : n0;
-    const int8_t *line = packed + n / block_rows * block_bytes(call.K) + k0 * 16;
+    const int8_t *line = lines_of(call, packed, range, half * block_rows);
     uint32_t *to = strip + half * block_rows;
-    for (int64_t k = 0; k < count; k += 4, line += 64, to += 2 * bfloat16_strip_columns) {
+    for (int64_t k = 0; k < range.count; k += 4, line += 64, to += 2 * bfloat16_strip_columns) {
       const __m512i even = _mm512_castps_si512(lanes::bytes_of<0>(line)), odd = _mm512_castps_si512(lanes::bytes_of<1>(line));
       const __m512i even2 = _mm512_castps_si512(lanes::bytes_of<2>(line)), odd2 = _mm512_castps_si512(lanes::bytes_of<3>(line));
       _mm512_storeu_si512(to, _mm512_or_si512(odd, _mm512_srli_epi32(even, 16)));

@@ -145,6 +145,13 @@ void one_row_of_bytes(const int8_weight_linear_call &call) {
 
 // ---- many rows ----
 
+// Where the columns from range.n0 + column on begin, at range.k0 (a multiple of 4). Columns past N are others that are there.
+inline const int8_t *lines_of(const int8_weight_linear_call &call, const int8_t *packed, const strip_range &range,
+                              int64_t column) {
+  const int64_t n = range.n0 + column < call.N ? range.n0 + column : range.n0;
+  return packed + n / block_rows * block_bytes(call.K) + range.k0 * 16 + n % block_rows * 4;
+}
+
 template <class L>
 struct byte_strips {
   using floats = typename L::floats;
@@ -158,20 +165,19 @@ struct byte_strips {
   const int8_weight_linear_call &call;
   const int8_t *packed;
 
-  // strip[k - k0][column] = CB[n0 + column][k]; k0 is a multiple of 4. Columns past N repeat ones that are there.
-  void pack(int64_t n0, int64_t k0, int64_t count, float *strip) const {
+  // strip[k - k0][column] = CB[n0 + column][k].
+  void pack(const strip_range &range, float *strip) const {
     for (int half = 0; half < 2; half++) {
-      const int64_t n = n0 + half * L::width < call.N ? n0 + half * L::width : n0;
-      const int8_t *line = packed + n / block_rows * block_bytes(call.K) + k0 * 16 + n % block_rows * 4;
+      const int8_t *line = lines_of(call, packed, range, half * L::width);
       float *to = strip + half * L::width;
-      for (int64_t k = 0; k < count; k += 4, line += 64) {
+      for (int64_t k = 0; k < range.count; k += 4, line += 64) {
         unroll<4>([&](auto j) { L::store(to + (k + j) * strip_columns, L::template bytes_of<j>(line)); });
       }
     }
   }
 
-  void tile(int rows, int64_t t, int64_t n0, int64_t k0, int64_t count, const float *strip) const {
-    float_tile_of<L, panel_rows>(rows, call, t, n0, k0, count, strip);
+  void tile(int rows, int64_t t, const strip_range &range, const strip_range &, const float *strip) const {
+    float_tile_of<L, panel_rows>(rows, call, t, range, strip);
   }
 };
 

@@ -144,7 +144,8 @@ struct float_strips {
   }
 
   // strip[k - k0][column] = weight[n0 + column][k].
-  void pack(int64_t n0, int64_t k0, int64_t count, float *strip) const {
+  void pack(const strip_range &range, float *strip) const {
+    const auto [n0, k0, count] = range;
     for (int half = 0; half < 2; half++) {
       for (int64_t k = 0; k < count; k += L::width) {
         floats rows[L::width];
@@ -156,8 +157,8 @@ struct float_strips {
     }
   }
 
-  void tile(int rows, int64_t t, int64_t n0, int64_t k0, int64_t count, const float *strip) const {
-    float_tile_of<L, panel_rows>(rows, call, t, n0, k0, count, strip);
+  void tile(int rows, int64_t t, const strip_range &range, const strip_range &, const float *strip) const {
+    float_tile_of<L, panel_rows>(rows, call, t, range, strip);
   }
 };
 

@@ -6,8 +6,9 @@
 //   depth                       k per strip, so that it stays in the first-level cache
 //   rows_at_once                of x, `depth` wide, in the second-level cache
 //   products_per_cycle          for cutting work
-//   pack(n0, k0, count, strip)                strip = the weights of columns n0 … , k0 … k0 + count - 1
-//   tile(rows, t, n0, k0, count, strip)       adds their products with rows t … t + rows - 1 of x to the output
+//   pack(range, strip)                strip = the weights of the range
+//   tile(rows, t, range, next, strip) adds their products with rows t … t + rows - 1 of x to the output, and may meanwhile
+//                                     prefetch the weights of the range `next`
 // A tile is multiplied once a depth; the first one (k0 = 0) stores, the others add. Each output is summed in an order that
 // depends on K alone.
 #pragma once
@@ -20,17 +21,25 @@
 
 namespace {
 
+// The columns from n0 on, k0 … k0 + count - 1 of them.
+struct strip_range {
+  int64_t n0, k0, count;
+};
+
 // Rows t0 … t_end - 1 × strips first … end - 1.
 template <class Kernel>
 void multiply_strips_of(const Kernel &kernel, int64_t K, int64_t t0, int64_t t_end, int64_t first, int64_t end) {
   auto *strip = static_cast<typename Kernel::element *>(thread_workspace());
+  const auto range_of = [&](int64_t s, int64_t k0) {
+    return strip_range{s * Kernel::strip_columns, k0, smaller(Kernel::depth, K - k0)};
+  };
   for (int64_t k0 = 0; k0 < K; k0 += Kernel::depth) {
-    const int64_t count = smaller(Kernel::depth, K - k0);
     for (int64_t s = first; s < end; s++) {
-      const int64_t n0 = s * Kernel::strip_columns;
-      kernel.pack(n0, k0, count, strip);
+      const strip_range range = range_of(s, k0);
+      const strip_range next = s + 1 < end ? range_of(s + 1, k0) : k0 + Kernel::depth < K ? range_of(first, k0 + Kernel::depth) : range;
+      kernel.pack(range, strip);
       for (int64_t t = t0; t < t_end; t += Kernel::panel_rows) {
-        kernel.tile(static_cast<int>(smaller(Kernel::panel_rows, t_end - t)), t, n0, k0, count, strip);
+        kernel.tile(static_cast<int>(smaller(Kernel::panel_rows, t_end - t)), t, range, next, strip);
       }
     }
   }
@@ -87,13 +96,13 @@ template <class L, int rows, class Call>
 
 // The tile of a float32 strip [k][2 × width]: rows × 2 vectors of sums.
 template <class L, int rows, class Call>
-void float_tile(const Call &call, int64_t t, int64_t n0, int64_t k0, int64_t count, const float *strip) {
+void float_tile(const Call &call, int64_t t, const strip_range &range, const float *strip) {
   using floats = typename L::floats;
   floats sums[rows][2];
-  const float *x = call.x + t * call.x_stride + k0;
+  const float *x = call.x + t * call.x_stride + range.k0;
   const int64_t stride = call.x_stride;
   unroll<rows>([&](auto r) { sums[r][0] = sums[r][1] = L::zero(); });
-  for (int64_t k = 0; k < count; k++, strip += 2 * L::width) {
+  for (int64_t k = 0; k < range.count; k++, strip += 2 * L::width) {
     const floats b0 = L::load(strip), b1 = L::load(strip + L::width);
     unroll<rows>([&](auto r) {
       const floats a = L::set1(x[r * stride + k]);
@@ -101,13 +110,13 @@ void float_tile(const Call &call, int64_t t, int64_t n0, int64_t k0, int64_t cou
       sums[r][1] = L::fmadd(a, b1, sums[r][1]);
     });
   }
-  add_to_output<L, rows>(call, t, n0, k0 == 0, sums);
+  add_to_output<L, rows>(call, t, range.n0, range.k0 == 0, sums);
 }
 
 template <class L, int R, class Call>
-void float_tile_of(int rows, const Call &call, int64_t t, int64_t n0, int64_t k0, int64_t count, const float *strip) {
-  if (rows == R) return float_tile<L, R>(call, t, n0, k0, count, strip);
-  if constexpr (R > 1) float_tile_of<L, R - 1>(rows, call, t, n0, k0, count, strip);
+void float_tile_of(int rows, const Call &call, int64_t t, const strip_range &range, const float *strip) {
+  if (rows == R) return float_tile<L, R>(call, t, range, strip);
+  if constexpr (R > 1) float_tile_of<L, R - 1>(rows, call, t, range, strip);
 }
 
 }  // namespace

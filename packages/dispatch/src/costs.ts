@@ -4,6 +4,7 @@
  */
 import { type DeviceName, opSignature, type ProgramOp, type ProgramTensor, parseDevice } from '@metashard/core';
 import type { ProgramFacts } from './program-facts.js';
+import { isTableLookup } from './stream-plan.js';
 
 export interface DeviceCosts {
   /** Bytes per second that a decode step reads weights and cache at. */
@@ -56,7 +57,7 @@ export function workOf(facts: ProgramFacts, ops: Iterable<ProgramOp>, kvCacheByt
       const storage = facts.storageOf(id);
       const tensor = program.tensors[storage] as ProgramTensor | undefined;
       if (tensor?.kind !== 'weight') continue;
-      const isTable = op.op.startsWith('embedding');
+      const isTable = isTableLookup(op.op);
       decodeBytes += isTable ? facts.bytesOf(storage) / Math.max(1, tensor.dims[0] as number) : facts.bytesOf(storage);
       const isMatrix = signature.inputs[i] === 'weight' || signature.inputs[i] === 'CB';
       if (isMatrix && tensor.dims.length === 2)

@@ -10,7 +10,7 @@ export * from './estimate.js';
 export type { ExecutorStats } from './executor-protocol.js';
 export type { ForwardInputs, ForwardOptions, ForwardResult, Loss } from './forward.js';
 export * from './generation-config.js';
-export { loadModel, planModel } from './load-model.js';
+export { loadModel, type PackOptions, packStore, planModel } from './load-model.js';
 export { type DeviceStats, LoadedModel } from './loaded-model.js';
 export * from './options.js';
 export { checkStore, storeFolder } from './packed-store.js';
@@ -20,7 +20,11 @@ export { planHtml } from './plan-page.js';
 export { type PictureOptions, planSvg } from './plan-picture.js';
 export { type PlannedProgram, type PlanRequest, planProgram } from './plan-program.js';
 export * from './plan-table.js';
-export { type ChooseThresholdOptions, chooseThreshold, type ThresholdChoice } from './quant-compare/choose-threshold.js';
+export {
+  type ChooseThresholdOptions,
+  chooseThreshold,
+  type ThresholdChoice,
+} from './quant-compare/choose-threshold.js';
 export {
   compareQuantization,
   type QuantCompareOptions,

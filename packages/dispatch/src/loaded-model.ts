@@ -126,7 +126,13 @@ export class LoadedModel implements GenerationHost {
       const stats = await this.executors.stats();
       return stats.map((one) => {
         const planned = this.plan.devices.find((device) => device.name === one.device);
-        const { weightsBytes = 0, kvCacheBytes = 0, activationsBytes = 0, scratchBytes = 0, windowBytes = 0 } = planned ?? {};
+        const {
+          weightsBytes = 0,
+          kvCacheBytes = 0,
+          activationsBytes = 0,
+          scratchBytes = 0,
+          windowBytes = 0,
+        } = planned ?? {};
         return { ...one, plannedBytes: weightsBytes + kvCacheBytes + activationsBytes + scratchBytes + windowBytes };
       });
     });

@@ -31,7 +31,7 @@ import type { DeviceMap, DevicePlan, PlanDevice, Strategy } from './plan.js';
 import { moduleBytes } from './plan-modules.js';
 import { ProgramFacts } from './program-facts.js';
 import { cutSegments, type Segment } from './segments.js';
-import { READ_AHEAD } from './stream-plan.js';
+import { isTableLookup, READ_AHEAD } from './stream-plan.js';
 
 export interface PlanRequest {
   program: Program;
@@ -151,7 +151,7 @@ function placeByStrategy(request: PlanRequest, facts: ProgramFacts): PlacedOps {
   const fitting = chooseStages({ ...request, devices }, facts, { ranges, capacities });
   const spilled =
     fitting === undefined && devices.length < request.devices.length
-      ? spillToDisk(units, devices, { ranges, capacities })
+      ? spillToDisk(facts, units, devices, { ranges, capacities })
       : undefined;
   const stages = fitting ?? spilled?.stages;
   if (stages === undefined) throw doesNotFit(devices, { ranges, capacities }, overhead);
@@ -172,11 +172,32 @@ function placeByStrategy(request: PlanRequest, facts: ProgramFacts): PlacedOps {
   return { deviceOfOp: headRowsWithHead(program, deviceOfOp), streamedOps, deviceMap };
 }
 
+/** Bytes of a unit's weights that a step reads whole: not those it only looks rows up in. */
+function bytesReadWhole(facts: ProgramFacts, unit: Unit): number {
+  const read = new Set<number>();
+  for (const index of unit.ops) {
+    const op = facts.program.ops[index] as ProgramOp;
+    if (isTableLookup(op.op)) continue;
+    for (const id of op.inputs)
+      if (facts.program.tensors[facts.storageOf(id)]?.kind === 'weight') read.add(facts.storageOf(id));
+  }
+  return facts.sum(read);
+}
+
+/** The sum of the `count` largest. */
+function sumOfLargest(sizes: readonly number[], count: number): number {
+  return sizes
+    .toSorted((a, b) => b - a)
+    .slice(0, count)
+    .reduce((sum, size) => sum + size, 0);
+}
+
 /**
  * What does not fit is streamed: devices are filled in order, the last CPU keeps room for the portions at work and read ahead and computes the rest from disk.
  * undefined where there is no CPU, or not room enough even so.
  */
 function spillToDisk(
+  facts: ProgramFacts,
   units: readonly Unit[],
   devices: readonly DeviceBudget[],
   { ranges, capacities }: PartitionProblem,
@@ -194,7 +215,11 @@ function spillToDisk(
   }
   const rest = units.slice(from);
   const cache = rest.reduce((sum, unit) => sum + unit.kvCacheBytes, 0);
-  const window = (READ_AHEAD + 1) * rest.reduce((most, unit) => Math.max(most, unit.weightsBytes), 0);
+  // Whichever of them come to be neighbours once the first are kept.
+  const window = sumOfLargest(
+    rest.map((unit) => bytesReadWhole(facts, unit)),
+    READ_AHEAD + 1,
+  );
   let room = (capacities[streamer] as number) - cache - window;
   if (room < 0) return undefined;
   let firstStreamed = from;

@@ -2,7 +2,7 @@
  * Which weights of a device are streamed from disk, and in which portions: the ops of one block with the weights they use, in order of execution. A device that
  * streams needs room for the portion at work and those read ahead; the rest of its room keeps portions that need not be read again.
  */
-import type { Program, TensorId } from '@metashard/core';
+import type { OpName, Program, TensorId } from '@metashard/core';
 import type { ProgramFacts } from './program-facts.js';
 import type { Segment } from './segments.js';
 
@@ -14,7 +14,11 @@ export interface StreamPortion {
   /** Ops of the segment: first … end - 1. */
   first: number;
   end: number;
+  /** All weights of the portion that lie on disk. */
   weights: TensorId[];
+  /** Those that are read whole; of a table of embeddings only the rows that are asked for are touched. */
+  read: TensorId[];
+  /** Bytes of `read`. */
   bytes: number;
 }
 
@@ -33,13 +37,17 @@ export function planStreams(
       const block = blockOf(op.module);
       if (last === undefined || last.block !== block) {
         if (weights.length === 0) continue;
-        last = { block, portion: { segment: segment.index, first: index, end: index + 1, weights: [], bytes: 0 } };
+        last = {
+          block,
+          portion: { segment: segment.index, first: index, end: index + 1, weights: [], read: [], bytes: 0 },
+        };
         portions.push(last.portion);
       }
       last.portion.end = index + 1;
       for (const id of weights) {
-        if (last.portion.weights.includes(id)) continue;
-        last.portion.weights.push(id);
+        if (!last.portion.weights.includes(id)) last.portion.weights.push(id);
+        if (isTableLookup(op.op) || last.portion.read.includes(id)) continue;
+        last.portion.read.push(id);
         last.portion.bytes += facts.bytesOf(id);
       }
     }
@@ -51,11 +59,20 @@ function streamedWeights(facts: ProgramFacts, op: Program['ops'][number], stream
   return op.inputs.map((id) => facts.storageOf(id)).filter((id) => streamed.has(id));
 }
 
-/** Room for the portion at work and those read ahead. */
+/** Whether an op touches only some rows of its weight. */
+export function isTableLookup(op: OpName): boolean {
+  return op === 'embedding' || op === 'int8_embedding';
+}
+
+/** Room for the portion at work and those read ahead, wherever in the round a step is. */
 export function windowBytes(portions: readonly StreamPortion[]): number {
-  const largest = portions.reduce((most, { bytes }) => Math.max(most, bytes), 0);
-  return Math.min(
-    (READ_AHEAD + 1) * largest,
-    portions.reduce((sum, { bytes }) => sum + bytes, 0),
-  );
+  let most = 0;
+  for (const first of portions.keys()) {
+    let bytes = 0;
+    for (let ahead = 0; ahead <= Math.min(READ_AHEAD, portions.length - 1); ahead++) {
+      bytes += portions[(first + ahead) % portions.length]?.bytes ?? 0;
+    }
+    most = Math.max(most, bytes);
+  }
+  return most;
 }

@@ -28,10 +28,10 @@ export class WeightStream {
   /** `keepBytes`: room beyond the window. */
   constructor(portions: readonly StreamPortion[], placeOf: (weight: number) => Range, keepBytes: number) {
     let room = keepBytes;
-    this.#portions = portions.map(({ segment, first, end, weights, bytes }) => {
+    this.#portions = portions.map(({ segment, first, end, read, bytes }) => {
       const kept = bytes <= room;
       if (kept) room -= bytes;
-      return { segment, first, end, ranges: joinRanges(weights.map(placeOf)), kept, present: false };
+      return { segment, first, end, ranges: joinRanges(read.map(placeOf)), kept, present: false };
     });
   }
 

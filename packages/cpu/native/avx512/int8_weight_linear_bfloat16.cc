@@ -45,31 +45,34 @@ struct bfloat16_dots {
     });
   }
 
-  void pack(int64_t n0, int64_t k0, int64_t count, uint32_t *strip) const {
-    pack_bfloat16_strip(call, packed, n0, k0, count, strip);
-  }
+  void pack(const strip_range &range, uint32_t *strip) const { pack_bfloat16_strip(call, packed, range, strip); }
 
   template <int rows>
-  void dots(int64_t t, int64_t n0, int64_t k0, int64_t count, const uint32_t *strip) const {
+  void dots(int64_t t, const strip_range &range, const strip_range &next, const uint32_t *strip) const {
     __m512 sums[rows][2];
     unroll<rows>([&](auto r) { sums[r][0] = sums[r][1] = lanes::zero(); });
-    const uint32_t *x = panel(t) + k0 / 2 * panel_rows;
-    for (int64_t k = 0; k < count; k += 2, strip += strip_columns, x += panel_rows) {
-      const __m512bh b0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(strip));
-      const __m512bh b1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(strip + 16));
-      unroll<rows>([&](auto r) {
-        const __m512bh a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(x[r])));
-        sums[r][0] = _mm512_dpbf16_ps(sums[r][0], a, b0);
-        sums[r][1] = _mm512_dpbf16_ps(sums[r][1], a, b1);
-      });
+    const uint32_t *x = panel(t) + range.k0 / 2 * panel_rows;
+    // One line of the next weights a step: those of one block, then those of the other.
+    for (int half = 0; half < 2; half++) {
+      const int8_t *ahead = lines_of(call, packed, next, half * block_rows);
+      for (int64_t steps = ceil_div(range.count, 4); steps > 0; steps--, strip += strip_columns, x += panel_rows, ahead += 64) {
+        const __m512bh b0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(strip));
+        const __m512bh b1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(strip + 16));
+        _mm_prefetch(reinterpret_cast<const char *>(ahead), _MM_HINT_T1);
+        unroll<rows>([&](auto r) {
+          const __m512bh a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(x[r])));
+          sums[r][0] = _mm512_dpbf16_ps(sums[r][0], a, b0);
+          sums[r][1] = _mm512_dpbf16_ps(sums[r][1], a, b1);
+        });
+      }
     }
-    add_to_output<lanes, rows>(call, t, n0, k0 == 0, sums);
+    add_to_output<lanes, rows>(call, t, range.n0, range.k0 == 0, sums);
   }
 
   template <int R = panel_rows>
-  void tile(int rows, int64_t t, int64_t n0, int64_t k0, int64_t count, const uint32_t *strip) const {
-    if (rows == R) return dots<R>(t, n0, k0, count, strip);
-    if constexpr (R > 1) tile<R - 1>(rows, t, n0, k0, count, strip);
+  void tile(int rows, int64_t t, const strip_range &range, const strip_range &next, const uint32_t *strip) const {
+    if (rows == R) return dots<R>(t, range, next, strip);
+    if constexpr (R > 1) tile<R - 1>(rows, t, range, next, strip);
   }
 };
 
