@@ -121,7 +121,7 @@ async function runModel(model, { modes, reps, loads, threads, patience, ceilings
   }
 }
 
-/** Repetitions of one phase, the modes in turn; noisy ones are taken again while patience lasts. */
+/** Repetitions of one phase, the modes in turn; while patience lasts, in quiet moments only, and noisy ones again. */
 async function measurePhase(phase, results, runners, { reps, patience, ceilings, log }) {
   const deadline = performance.now() + patience * 1e3;
   for (const result of results) {
@@ -131,7 +131,7 @@ async function measurePhase(phase, results, runners, { reps, patience, ceilings,
   const missing = () => results.filter((result) => result.phases[phase].clean.length < reps);
   for (let round = 0; missing().length > 0 && (round < reps || performance.now() < deadline); round++) {
     for (const result of missing()) {
-      await waitForQuiet(Math.max(0, Math.min(5000, deadline - performance.now())));
+      await waitForQuiet(deadline - performance.now());
       const sample = await measureOnce(phase, result, runners.get(result), ceilings);
       keep(result.phases[phase], sample);
       log(`${result.model} ${result.mode} ${phase}: ${sample.rate.toFixed(1)} tokens/s, ${describeNoise(sample)}`);

@@ -169,7 +169,7 @@ function tolerance({ op, built }: Call): (row: number, column: number) => number
   const [x, weight] = values as [Float64Array, Float64Array];
   if (op === 'linear') return (t, n) => 2e-6 * norm(x, t) * norm(weight, n);
   if (op === 'int8_weight_linear') {
-    const relative = built.attributes[0] === 1 ? 2 ** -9 : 2e-6; // x rounded to bfloat16
+    const relative = built.attributes[0] === 1 ? 1.01 * 2 ** -8 : 2e-6; // x rounded to bfloat16
     return (t, n) => (relative * norm(x, t) * norm(weight, n) * ((values[2] as Float64Array)[n] as number)) / 127;
   }
   const columns = values[3] as Float64Array;

@@ -156,6 +156,7 @@ template <class L>
 struct byte_strips {
   using floats = typename L::floats;
   using element = float;
+  using registers = plain_registers;
   static constexpr int panel_rows = L::width == 16 ? 12 : 6;
   static constexpr int strip_columns = 2 * L::width;
   static constexpr int64_t depth = 256;  // 32 KiB a strip
@@ -176,7 +177,7 @@ struct byte_strips {
     }
   }
 
-  void tile(int rows, int64_t t, const strip_range &range, const strip_range &, const float *strip) const {
+  void tile(registers &, int rows, int64_t t, const strip_range &range, const strip_range &, const float *strip) const {
     float_tile_of<L, panel_rows>(rows, call, t, range, strip);
   }
 };

@@ -29,6 +29,7 @@ void add_level(int level, isa_tables &tables) {
 #endif
 #if defined(MS_HAVE_AMX)
   if (level == 3) kernels_amx(&tables.kernels);
+  if (level == 3 && has_amx_bfloat16()) kernels_amx_bfloat16(&tables.kernels);
   if (level == 4) kernels_amx_emulated(&tables.kernels);
 #endif
 }

@@ -160,6 +160,8 @@ void kernels_avx512(cpu_kernels *table);
 // Over kernels_avx512, where AVX512-BF16 is fast (processor.h).
 void kernels_avx512_bfloat16(cpu_kernels *table);
 void kernels_amx(cpu_kernels *table);
+// Over kernels_amx, where there is AMX-BF16, too.
+void kernels_amx_bfloat16(cpu_kernels *table);
 
 // Bytes of an int8 matrix [N, K] in the packed layout of backend.h.
 static inline int64_t packed_int8_bytes(int64_t N, int64_t K) { return (N + 15) / 16 * (16 * ((K + 63) / 64 * 64) + 64); }

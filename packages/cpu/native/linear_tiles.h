@@ -127,6 +127,7 @@ template <class L, int dtype>
 struct float_strips {
   using floats = typename L::floats;
   using element = float;
+  using registers = plain_registers;
   static constexpr int panel_rows = L::width == 16 ? 12 : 6;
   static constexpr int strip_columns = 2 * L::width;
   static constexpr int64_t depth = 256;  // 32 KiB a strip
@@ -157,7 +158,7 @@ struct float_strips {
     }
   }
 
-  void tile(int rows, int64_t t, const strip_range &range, const strip_range &, const float *strip) const {
+  void tile(registers &, int rows, int64_t t, const strip_range &range, const strip_range &, const float *strip) const {
     float_tile_of<L, panel_rows>(rows, call, t, range, strip);
   }
 };

@@ -176,7 +176,15 @@ std::string amx_missing() {
 
 bool fast_avx512_bfloat16() {
 #if defined(MS_X86)
-  return __builtin_cpu_supports("avx512bf16") && !has_amx(amx_bfloat16);
+  return __builtin_cpu_supports("avx512bf16") && !has_amx_bfloat16();
+#else
+  return false;
+#endif
+}
+
+bool has_amx_bfloat16() {
+#if defined(MS_X86)
+  return has_amx(amx_bfloat16);
 #else
   return false;
 #endif

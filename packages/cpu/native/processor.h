@@ -12,6 +12,7 @@ std::string amx_missing();
 // Whether VDPBF16PS is there and faster than the float32 multiply-add: 1.8 times on a Zen 5, half as fast on a Sapphire Rapids, so
 // not on processors with AMX (whose tiles are for bfloat16).
 bool fast_avx512_bfloat16();
+bool has_amx_bfloat16();
 
 // "AMD EPYC 9B45", or "unknown processor".
 std::string processor_name();

@@ -6,9 +6,10 @@
 //   depth                       k per strip, so that it stays in the first-level cache
 //   rows_at_once                of x, `depth` wide, in the second-level cache
 //   products_per_cycle          for cutting work
-//   pack(range, strip)                strip = the weights of the range
-//   tile(rows, t, range, next, strip) adds their products with rows t … t + rows - 1 of x to the output, and may meanwhile
-//                                     prefetch the weights of the range `next`
+//   registers                   made once a task: the tile registers of AMX, else nothing
+//   pack(range, strip)          strip = the weights of the range
+//   tile(registers, rows, t, range, next, strip)   adds their products with rows t … t + rows - 1 of x to the output, and may
+//                               meanwhile prefetch the weights of the range `next`
 // A tile is multiplied once a depth; the first one (k0 = 0) stores, the others add. Each output is summed in an order that
 // depends on K alone.
 #pragma once
@@ -26,20 +27,26 @@ struct strip_range {
   int64_t n0, k0, count;
 };
 
+// Of kernels whose registers need no setting up.
+struct plain_registers {};
+
 // Rows t0 … t_end - 1 × strips first … end - 1.
 template <class Kernel>
 void multiply_strips_of(const Kernel &kernel, int64_t K, int64_t t0, int64_t t_end, int64_t first, int64_t end) {
   auto *strip = static_cast<typename Kernel::element *>(thread_workspace());
+  [[maybe_unused]] typename Kernel::registers registers;
   const auto range_of = [&](int64_t s, int64_t k0) {
     return strip_range{s * Kernel::strip_columns, k0, smaller(Kernel::depth, K - k0)};
   };
   for (int64_t k0 = 0; k0 < K; k0 += Kernel::depth) {
     for (int64_t s = first; s < end; s++) {
       const strip_range range = range_of(s, k0);
-      const strip_range next = s + 1 < end ? range_of(s + 1, k0) : k0 + Kernel::depth < K ? range_of(first, k0 + Kernel::depth) : range;
+      strip_range next = range;
+      if (s + 1 < end) next = range_of(s + 1, k0);
+      else if (k0 + Kernel::depth < K) next = range_of(first, k0 + Kernel::depth);
       kernel.pack(range, strip);
       for (int64_t t = t0; t < t_end; t += Kernel::panel_rows) {
-        kernel.tile(static_cast<int>(smaller(Kernel::panel_rows, t_end - t)), t, range, next, strip);
+        kernel.tile(registers, static_cast<int>(smaller(Kernel::panel_rows, t_end - t)), t, range, next, strip);
       }
     }
   }

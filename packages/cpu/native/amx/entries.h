@@ -1,4 +1,4 @@
-// The kernels of this level, on the processor's tiles and on their plain twin. Few rows go to the AVX512-VNNI kernels.
+// The kernels of this level, on the processor's tiles and on their plain twin. Few rows go to the AVX512 kernels.
 #pragma once
 #include "kernels.h"
 
@@ -6,6 +6,7 @@ namespace amx {
 
 void int8_linear(const int8_linear_call *call);
 void int8_matmul(const int8_matmul_call *call);
+void int8_weight_linear(const int8_weight_linear_call *call);
 
 }  // namespace amx
 
@@ -13,6 +14,7 @@ namespace amx_emulated {
 
 void int8_linear(const int8_linear_call *call);
 void int8_matmul(const int8_matmul_call *call);
+void int8_weight_linear(const int8_weight_linear_call *call);
 
 }  // namespace amx_emulated
 

@@ -9,4 +9,7 @@ void kernels_amx(cpu_kernels *table) {
 void kernels_amx_emulated(cpu_kernels *table) {
   table->int8_linear = amx_emulated::int8_linear;
   table->int8_matmul = amx_emulated::int8_matmul;
+  table->int8_weight_linear = amx_emulated::int8_weight_linear;
 }
+
+void kernels_amx_bfloat16(cpu_kernels *table) { table->int8_weight_linear = amx::int8_weight_linear; }

@@ -1,9 +1,12 @@
-// The five operations of AMX-INT8 that the kernel in int8_tiles.h is written over: configure, zero, load, dot, store; and
-// their plain C++ twin, so that the same kernel is tested on processors without AMX. Tiles 0 … 7 all have 16 rows of 64
-// bytes. (Intel SDM, volume 1 chapter 18 and volume 2: LDTILECFG, TILEZERO, TILELOADD, TDPBSSD, TILESTORED.)
+// The operations of AMX-INT8 and AMX-BF16 that the kernels in int8_tiles.h and bfloat16_tiles.h are written over: configure,
+// zero, load, dot (of either kind), store; and their plain C++ twin, so that the same kernels are tested on processors
+// without AMX. Tiles 0 … 7 all have 16 rows of 64 bytes. (Intel SDM, volume 1 chapter 18 and volume 2: LDTILECFG, TILEZERO,
+// TILELOADD, TDPBSSD, TDPBF16PS, TILESTORED.)
 #pragma once
 #include <stdint.h>
 #include <string.h>
+
+#include "floats.h"
 
 namespace {
 
@@ -37,6 +40,11 @@ class amx_tiles {
   void dot() {
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(a), "i"(b));
   }
+  // sums[m][n] += Σ over 32 k of a[m][k] · b[k/2][n][k%2], bfloat16 products in float32.
+  template <int sums, int a, int b>
+  void dot_bfloat16() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(a), "i"(b));
+  }
   template <int tile>
   void store(void *rows, int64_t stride) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(rows), "r"(stride), "i"(tile) : "memory");
@@ -66,12 +74,30 @@ class plain_tiles {
       memcpy(tiles_[sums] + m * 64, row, 64);
     }
   }
+  template <int sums, int a, int b>
+  void dot_bfloat16() {
+    for (int m = 0; m < 16; m++) {
+      float row[16];
+      memcpy(row, tiles_[sums] + m * 64, 64);
+      for (int k = 0; k < 32; k++) {
+        const float factor = bfloat16_at(tiles_[a], m * 32 + k);
+        for (int n = 0; n < 16; n++) row[n] += factor * bfloat16_at(tiles_[b], k / 2 * 32 + n * 2 + k % 2);
+      }
+      memcpy(tiles_[sums] + m * 64, row, 64);
+    }
+  }
   template <int tile>
   void store(void *rows, int64_t stride) {
     for (int64_t r = 0; r < 16; r++) memcpy(static_cast<int8_t *>(rows) + r * stride, tiles_[tile] + r * 64, 64);
   }
 
  private:
+  static float bfloat16_at(const int8_t *tile, int index) {
+    uint16_t bits;
+    memcpy(&bits, tile + index * 2, 2);
+    return bfloat16_to_float(bits);
+  }
+
   alignas(64) int8_t tiles_[8][16 * 64] = {};
 };
 

@@ -10,6 +10,7 @@ namespace {
 
 struct bfloat16_dots {
   using element = uint32_t;  // a pair
+  using registers = plain_registers;
   static constexpr int panel_rows = 12;
   static constexpr int strip_columns = bfloat16_strip_columns;
   static constexpr int64_t depth = 512;  // 32 KiB a strip
@@ -70,9 +71,10 @@ struct bfloat16_dots {
   }
 
   template <int R = panel_rows>
-  void tile(int rows, int64_t t, const strip_range &range, const strip_range &next, const uint32_t *strip) const {
+  void tile(registers &none, int rows, int64_t t, const strip_range &range, const strip_range &next,
+            const uint32_t *strip) const {
     if (rows == R) return dots<R>(t, range, next, strip);
-    if constexpr (R > 1) tile<R - 1>(rows, t, range, next, strip);
+    if constexpr (R > 1) tile<R - 1>(none, rows, t, range, next, strip);
   }
 };
 
