@@ -29,9 +29,12 @@ describe.each(['bloom', 'llama', 'mistral'] as const)('%s', (name) => {
 
   it('float32 over four GPUs agrees with transformers, and continues greedily as it does', async () => {
     const model = await metashard.loadModel(golden.folder, { ...SIZES, devices: GPUS, deviceMap: 'balanced' });
-    expect(distance((await model.forward({ inputIds: ids })).logits.toFloat32Array(), floats(golden, 'logits'))).toBeLessThan(1e-4);
+    expect(
+      distance((await model.forward({ inputIds: ids })).logits.toFloat32Array(), floats(golden, 'logits')),
+    ).toBeLessThan(1e-4);
     const tokens: number[] = [];
-    for await (const piece of model.generate([ids[0] as number[]], { maxNewTokens: 8, ignoreEos: true })) tokens.push(...piece.tokenIds);
+    for await (const piece of model.generate([ids[0] as number[]], { maxNewTokens: 8, ignoreEos: true }))
+      tokens.push(...piece.tokenIds);
     expect(tokens).toEqual(golden.greedy.slice(0, 8));
     const threads = (await model.stats()).map((one) => one.threadId);
     expect(new Set([...threads, metashard.native().threadId()]).size).toBe(threads.length + 1);
@@ -41,8 +44,15 @@ describe.each(['bloom', 'llama', 'mistral'] as const)('%s', (name) => {
 
   it('int8 agrees with the published method, also over GPUs and the CPU mixed', async () => {
     const want = floats(golden, 'int8_logits');
-    expect(relativeError(await logitsOf({ devices: GPUS, deviceMap: 'balanced', loadIn8bit: true }), want)).toBeLessThan(4e-3);
-    expect(relativeError(await logitsOf({ devices: ['cuda:0', 'cpu:0', 'cuda:1'], deviceMap: 'balanced', loadIn8bit: true }), want)).toBeLessThan(4e-3);
+    expect(
+      relativeError(await logitsOf({ devices: GPUS, deviceMap: 'balanced', loadIn8bit: true }), want),
+    ).toBeLessThan(4e-3);
+    expect(
+      relativeError(
+        await logitsOf({ devices: ['cuda:0', 'cpu:0', 'cuda:1'], deviceMap: 'balanced', loadIn8bit: true }),
+        want,
+      ),
+    ).toBeLessThan(4e-3);
   });
 });
 
@@ -50,7 +60,11 @@ describe('maps', () => {
   it('a device visited twice and a tied head that returns to the first', async () => {
     const golden = readGolden('bloom');
     const deviceMap = { '': 'cuda:0', 'transformer.h.1': 'cuda:1', 'transformer.h.2': 'cpu:0' };
-    const model = await metashard.loadModel(golden.folder, { ...SIZES, devices: ['cuda:0', 'cuda:1', 'cpu:0'], deviceMap });
+    const model = await metashard.loadModel(golden.folder, {
+      ...SIZES,
+      devices: ['cuda:0', 'cuda:1', 'cpu:0'],
+      deviceMap,
+    });
     expect(model.plan.segments.map((one) => one.device)).toEqual(['cuda:0', 'cuda:1', 'cpu:0', 'cuda:0']);
     const got = (await model.forward({ inputIds: rowsOf(golden, 'input_ids') })).logits.toFloat32Array();
     expect(distance(got, floats(golden, 'logits'))).toBeLessThan(1e-4);
@@ -58,29 +72,73 @@ describe('maps', () => {
   });
 
   it('tells the story as transformers does', async () => {
-    const texts = JSON.parse(readFileSync(new URL('./fixtures/texts.json', import.meta.url), 'utf8')).models['bloom-stories'];
+    const texts = JSON.parse(readFileSync(new URL('./fixtures/texts.json', import.meta.url), 'utf8')).models[
+      'bloom-stories'
+    ];
     const { prompt_ids, new_ids } = texts[0] as { prompt_ids: number[]; new_ids: number[] };
-    const model = await metashard.loadModel(`${SHIPPED}bloom-stories`, { devices: GPUS, deviceMap: 'balanced', maxSeqLen: 64, dtype: 'float32' });
+    const model = await metashard.loadModel(`${SHIPPED}bloom-stories`, {
+      devices: GPUS,
+      deviceMap: 'balanced',
+      maxSeqLen: 64,
+      dtype: 'float32',
+    });
     const tokens: number[] = [];
-    for await (const piece of model.generate(prompt_ids, { maxNewTokens: 24, ignoreEos: true })) tokens.push(...piece.tokenIds);
+    for await (const piece of model.generate(prompt_ids, { maxNewTokens: 24, ignoreEos: true }))
+      tokens.push(...piece.tokenIds);
     expect(tokens).toEqual(new_ids.slice(0, 24));
+    await model.dispose();
+  });
+
+  it('two GPUs with several sequences in flight never wait for the main thread', async () => {
+    const model = await metashard.loadModel(`${SHIPPED}stories260K`, {
+      devices: ['cuda:0', 'cuda:1'],
+      deviceMap: 'balanced',
+      maxSeqLen: 32,
+      maxBatchSize: 3,
+    });
+    const pieces = model
+      .generate([[1, 403], [1, 407, 261], [1]], { maxNewTokens: 12, ignoreEos: true })
+      [Symbol.asyncIterator]();
+    await pieces.next();
+    // The main thread does nothing but burn time; the tokens that came meanwhile are there at once.
+    for (const start = Date.now(); Date.now() - start < 3000; );
+    const before = metashard.native().opCalls(metashard.OPS.attention.code);
+    let count = 1;
+    for (let next = await pieces.next(); next.done !== true; next = await pieces.next()) count++;
+    expect(count).toBe(36);
+    expect(metashard.native().opCalls(metashard.OPS.attention.code) - before).toBeLessThan(5 * 11);
     await model.dispose();
   });
 
   it('loads a checkpoint saved in 8 bits', async () => {
     const folder = `${MODELS}stories260K-bnb8`;
     const expected = JSON.parse(readFileSync(`${folder}/expected.json`, 'utf8')).prompts[0];
-    const model = await metashard.loadModel(folder, { devices: ['cuda:0', 'cuda:1'], deviceMap: 'balanced', maxSeqLen: 32 });
-    const logits = (await model.forward({ inputIds: [expected.ids] })).logits.toFloat32Array().slice(-model.config.vocabSize);
+    const model = await metashard.loadModel(folder, {
+      devices: ['cuda:0', 'cuda:1'],
+      deviceMap: 'balanced',
+      maxSeqLen: 32,
+    });
+    const logits = (await model.forward({ inputIds: [expected.ids] })).logits
+      .toFloat32Array()
+      .slice(-model.config.vocabSize);
     expect(logits.indexOf(Math.max(...logits))).toBe(expected.float32.argmax);
     await model.dispose();
   });
 
   it('a budget too small for the map is refused before loading, naming device, need and offer', async () => {
-    const load = metashard.loadModel(`${SHIPPED}bloom-stories`, { devices: GPUS, deviceMap: { '': 'cuda:2' }, maxMemory: { 'cuda:2': '2MiB' } });
+    const load = metashard.loadModel(`${SHIPPED}bloom-stories`, {
+      devices: GPUS,
+      deviceMap: { '': 'cuda:2' },
+      maxMemory: { 'cuda:2': '2MiB' },
+    });
     const error = (await load.catch((thrown: unknown) => thrown)) as { code: string; details: Record<string, unknown> };
     expect(error.code).toBe('memory_insufficient');
     expect(error.details).toMatchObject({ device: 'cuda:2', availableBytes: 2 * 2 ** 20 });
+  });
+
+  it.each(['bloom', 'llama'])('takes the stored int8 steps of %s as the CPU does', async (model) => {
+    const { expectNativeSteps } = await import('./native-int8-steps.js');
+    expect(await expectNativeSteps(model, 'cuda:0')).toBeGreaterThan(3);
   });
 
   it('quantizes once on a GPU, and a layer computes there', async () => {

@@ -220,7 +220,8 @@ describe('failures', () => {
   });
 
   it('refuses a map that names no module, leaves some out, or asks for what cannot be streamed', async () => {
-    const load = (deviceMap: NonNullable<LoadModelOptions['deviceMap']>) => loadModel(FOLDER, { ...OPTIONS, deviceMap });
+    const load = (deviceMap: NonNullable<LoadModelOptions['deviceMap']>) =>
+      loadModel(FOLDER, { ...OPTIONS, deviceMap });
     await expect(load({ 'transformer.h.00': 'cpu:0', '': 'cpu:0' })).rejects.toMatchObject({
       code: 'device_map_invalid',
       hint: expect.stringContaining('did you mean'),

@@ -17,6 +17,11 @@ import {
 } from '@metashard/core';
 import '@metashard/cpu';
 import { describe, expect, it } from 'vitest';
+import { expectNativeSteps } from './native-int8-steps.js';
+
+it.each(['bloom', 'llama', 'gpt2'])('the native ops of the cpu take the same steps: %s', async (model) => {
+  expect(await expectNativeSteps(model, 'cpu:0')).toBeGreaterThan(3);
+});
 
 /**
  * Indices where int8 values by row differ and should not: a rounding may go either way where the exact quotient value ·

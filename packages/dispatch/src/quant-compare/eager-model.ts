@@ -46,16 +46,22 @@ export class EagerModel {
     setThreads(options.threads);
     const source = await openModelSource(nameOrFolder, { ...options, loadIn8bit: false });
     const int8 = await openModelSource(nameOrFolder, { ...options, loadIn8bit: true });
-    return new EagerModel({ ...source, skipped: int8.skipped }, pathsOfInt8(int8));
+    const weights = new TensorArena(contextOf(parseDevice('cpu')));
+    try {
+      loadFloatWeights(source, weights);
+      return new EagerModel({ ...source, skipped: int8.skipped }, pathsOfInt8(int8), weights);
+    } catch (error) {
+      weights.dispose();
+      throw error;
+    }
   }
 
-  private constructor(source: ModelSource, paths: readonly string[]) {
+  private constructor(source: ModelSource, paths: readonly string[], weights: TensorArena) {
     const context = contextOf(parseDevice('cpu'));
     this.source = source;
-    this.#weights = new TensorArena(context);
+    this.#weights = weights;
     this.#quantized = new TensorArena(context);
     this.#step = new TensorArena(context);
-    loadFloatWeights(source, this.#weights);
     this.linears = new Map(paths.map((path) => [path, replaceByCompared(source, path)]));
   }
 
