@@ -107,9 +107,12 @@ function fillGaps(program: Program, devices: (DeviceName | undefined)[], free: R
   return devices.map((device) => device ?? (previous as DeviceName));
 }
 
+/** Modules of other implementations that hold no weights and that our trees lack; maps made elsewhere name them. */
+const HOLDS_NOTHING = /(^|\.)(drop|\w*dropout|act|rotary_emb)$/;
+
 function checkKeys(map: Readonly<Record<string, DeviceName>>, modulePaths: ReadonlySet<string>): void {
   for (const key of Object.keys(map)) {
-    if (key === '' || modulePaths.has(key)) continue;
+    if (key === '' || modulePaths.has(key) || HOLDS_NOTHING.test(key)) continue;
     const near = nearestWord(key, modulePaths);
     throw new DeviceMapError(`device_map: expected a module of the model, got "${key}"`, {
       hint: near === undefined ? 'see metashard plan for the names' : `did you mean "${near}"?`,
