@@ -25,11 +25,11 @@ compute_dtype: float32
 load_in_8bit: true
 llm_int8_threshold: 6
 llm_int8_skip_modules: [lm_head]
-int8_activations: int8
+int8_activations: float
 outliers: per-row
-llm_int8_head: false
+llm_int8_head: true
 attention: float32
-kv_cache_dtype: float32
+kv_cache_dtype: bfloat16
 max_seq_len: 256
 max_batch_size: 2
 threads: 2
@@ -65,7 +65,10 @@ describe('parseConfig', () => {
       loadIn8bit: true,
       llmInt8Threshold: 6,
       llmInt8SkipModules: ['lm_head'],
+      llmInt8Head: true,
+      int8Activations: 'float',
       outliers: 'per-row',
+      kvCacheDtype: 'bfloat16',
       maxSeqLen: 256,
       maxBatchSize: 2,
       threads: 2,
@@ -125,22 +128,16 @@ describe('parseConfig', () => {
       '2:44 device_map."".execute_on: expected a device such as cuda:0, cpu or disk, got "meta"',
     ],
     ['model: x\nload_in_8bit: "yes"', '2:15 load_in_8bit: expected true or false, got "yes"'],
-    [
-      'model: x\nkv_cache_dtype: int8',
-      '2:17 kv_cache_dtype: expected float32 (bfloat16 or int8 is not in this version), got "int8"',
-    ],
+    ['model: x\nkv_cache_dtype: int8', '2:17 kv_cache_dtype: expected one of float32, float16, bfloat16, got "int8"'],
     [
       'model: x\nattention: bfloat16',
       '2:12 attention: expected float32 (bfloat16 is not in this version), got "bfloat16"',
     ],
     [
-      'model: x\nint8_activations: float',
-      '2:19 int8_activations: expected int8 (float is not in this version), got "float"',
+      'model: x\nint8_activations: float16',
+      '2:19 int8_activations: expected one of int8, float, bfloat16, got "float16"',
     ],
-    [
-      'model: x\nllm_int8_head: true',
-      '2:16 llm_int8_head: expected false (an int8 head is not in this version), got true',
-    ],
+    ['model: x\nllm_int8_head: 1', '2:16 llm_int8_head: expected true or false, got 1'],
     [
       'model: x\ncompute_dtype: float16',
       '2:16 compute_dtype: expected float32 (another one is not in this version), got "float16"',

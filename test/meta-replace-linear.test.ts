@@ -1,5 +1,5 @@
 /** replaceLinear: what it replaces, what it keeps and why. All on meta. */
-import { buildModel, findTiedParameters, Linear8bitLt, nn, replaceLinear } from '@metashard/meta';
+import { buildModel, findTiedParameters, Int8Params, Linear8bitLt, nn, replaceLinear } from '@metashard/meta';
 import { describe, expect, it } from 'vitest';
 
 const META = { device: 'meta' } as const;
@@ -31,6 +31,46 @@ describe('replaceLinear', () => {
       ['x.SCB', 'float32', 'strided', [64]],
     ]);
     expect(replaceLinear(model).replaced).toEqual([]);
+  });
+
+  it('head: the untied head alone', () => {
+    const model = llama();
+    const { replaced, skipped } = replaceLinear(model, { head: true });
+    expect(skipped).toEqual([]);
+    expect(replaced.at(-1)).toBe('lm_head');
+    expect(model.getParameter('model.embed_tokens.weight')).not.toBeInstanceOf(Int8Params);
+  });
+
+  it('head: a tied head and its embeddings share one int8 parameter; a skip list still keeps it', () => {
+    const model = llama({ tie_word_embeddings: true });
+    const names = model.namedParameters().map(([name]) => name);
+    expect(replaceLinear(model, { head: true }).skipped).toEqual([]);
+    expect(model.getParameter('lm_head.weight')).toBeInstanceOf(Int8Params);
+    expect(model.getParameter('model.embed_tokens.weight')).toBe(model.getParameter('lm_head.weight'));
+    expect(model.namedParameters().map(([name]) => name)).toEqual(names);
+    expect(findTiedParameters(model)).toEqual([['lm_head.weight', 'model.embed_tokens.weight']]);
+    const kept = llama({ tie_word_embeddings: true });
+    expect(replaceLinear(kept, { head: true, skip: ['lm_head'] }).skipped).toEqual([
+      { name: 'lm_head', reason: 'skip list: lm_head' },
+    ]);
+    expect(kept.getParameter('model.embed_tokens.weight')).not.toBeInstanceOf(Int8Params);
+  });
+
+  it('head: tied to anything but embeddings it stays', () => {
+    class Odd extends nn.Module {
+      scales = new nn.Embedding(6, 4, META).weight;
+      lm_head = new nn.Linear(4, 6, META);
+      constructor() {
+        super();
+        this.lm_head.weight = this.scales;
+      }
+      forward(): never {
+        throw new Error('not run');
+      }
+    }
+    expect(replaceLinear(new Odd(), { head: true }).skipped).toEqual([
+      { name: 'lm_head', reason: 'its weight is tied to the root' },
+    ]);
   });
 
   it('keeps the order and the names of parameters', () => {

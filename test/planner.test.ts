@@ -207,6 +207,32 @@ describe('arena', () => {
   });
 });
 
+describe('logits in passes', () => {
+  it('leave alone what the next pass reads', () => {
+    for (const vocab_size of [100, 1000, 5000, 50_000]) {
+      const config = { model_type: 'llama', hidden_size: 64, num_attention_heads: 4, intermediate_size: 128 };
+      const { model } = buildModel({ ...config, vocab_size, num_hidden_layers: 2 });
+      const recorded = recordModel(model, { maxSeqLen: 512 });
+      const { memory, segments } = planRecorded(recorded, gpus(1, 2 ** 30), { deviceMap: 'auto', model: 'm' });
+      const facts = ProgramFacts.of(recorded.program, { tokens: 512, sequences: 1, outputs: 64 });
+      const offsets = memory.get('cuda:0')?.arenas.get(0)?.offsets;
+      const place = (id: number) => {
+        const from = offsets?.get(id) as number;
+        return [from, from + facts.bytesOf(id)] as const;
+      };
+      const ops = segments[0]?.ops ?? [];
+      const at = ops.findIndex((op) => op.op === 'select_rows');
+      const [from, to] = place(facts.storageOf(ops[at]?.inputs[0] as number));
+      for (const op of ops.slice(at)) {
+        for (const id of op.outputs) {
+          const [start, end] = place(id);
+          expect(end <= from || start >= to, `${op.op}, vocabulary ${vocab_size}`).toBe(true);
+        }
+      }
+    }
+  });
+});
+
 class Doubled extends nn.Module {
   readonly linear = new nn.Linear(64, 64);
   constructor(readonly withExtra: boolean) {

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type LoadModelOptions, loadModel, openCheckpoint } from 'metashard';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { MODELS, SHIPPED } from './golden-models.js';
+import { MODELS, relativeError, SHIPPED } from './golden-models.js';
 
 let folder = '';
 beforeAll(async () => {
@@ -13,7 +13,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 const BASE: LoadModelOptions = { devices: ['cpu:0', 'cpu:1'], deviceMap: 'balanced', maxSeqLen: 32 };
-const ids = [[1, 403, 407, 261, 378, 432]];
+const ids = [[1, 103, 107, 161, 178, 132]];
 
 async function logits(
   source: string,
@@ -49,6 +49,30 @@ describe.each([
     expect(await logits(sharded, { devices: ['cpu'] })).toEqual(want);
   });
 });
+
+it.each([
+  ['tied', `${SHIPPED}stories260K`, 'model.embed_tokens'],
+  ['untied', `${MODELS}llama`, 'lm_head'],
+])(
+  'an int8 head, %s: saved, loaded without flags, the same bits; not in the skip list',
+  async (name, source, table) => {
+    const target = join(folder, `head-${name}`);
+    const want = await logits(source, { loadIn8bit: true, llmInt8Head: true }, { target });
+    expect(await logits(target, {})).toEqual(want);
+    const { tensors } = await openCheckpoint(target);
+    expect(tensors.get(`${table}.weight`)?.dtype).toBe('int8');
+    expect(tensors.get(`${table}.SCB`)?.dtype).toBe('float32');
+    expect([...tensors.keys()].filter((key) => /(embed_tokens|lm_head)\.weight$/.test(key))).toHaveLength(
+      name === 'tied' ? 1 : 2,
+    );
+    const { quantization_config: saved } = JSON.parse(await readFile(join(target, 'config.json'), 'utf8'));
+    expect(saved.llm_int8_skip_modules).toEqual([]);
+    expect(saved.llm_int8_threshold).toBe(6);
+    const float = await logits(target, { llmInt8Head: false });
+    expect(float).not.toEqual(want);
+    expect(relativeError(float, want)).toBeLessThan(0.02);
+  },
+);
 
 it('writes bitsandbytes layout and the full skip list', async () => {
   const target = join(folder, 'layout');

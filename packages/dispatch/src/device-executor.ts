@@ -3,6 +3,7 @@
  * the loop that waits for steps is `serve.ts`.
  */
 import {
+  BackendError,
   type BufferId,
   DeviceContext,
   DTYPES,
@@ -10,6 +11,7 @@ import {
   MEMORY_KINDS,
   type MemoryKind,
   native,
+  opSignature,
   type ProgramId,
   type ProgramTensor,
   parseDevice,
@@ -57,6 +59,7 @@ export class DeviceExecutor {
   constructor(readonly setup: ExecutorSetup) {
     this.context = new DeviceContext(parseDevice(setup.device), setup.budgetBytes);
     this.inputs = stepInputs(setup.program);
+    this.#checkOps();
     this.#mapWeights();
     for (const id of setup.weights) if (!this.#places.has(id)) this.#allocate(id, 'weights');
     this.loader = new WeightLoader(this.context, setup.program, (id) => this.place(id));
@@ -89,6 +92,14 @@ export class DeviceExecutor {
 
   place(tensor: TensorId): WeightPlace {
     return this.#places.get(tensor) as WeightPlace;
+  }
+
+  /** Memory that holds nothing between steps: the larger of scratch and arena. */
+  get workSpace(): { buffer: BufferId; bytes: number } {
+    const { scratchBytes, arenaBytes } = this.setup;
+    return scratchBytes >= arenaBytes
+      ? { buffer: this.scratch, bytes: scratchBytes }
+      : { buffer: this.#arena, bytes: arenaBytes };
   }
 
   /** Byte offset of an activation of a segment in the arena. */
@@ -134,6 +145,19 @@ export class DeviceExecutor {
 
   close(): void {
     this.context.close();
+  }
+
+  /** A backend that lacks an op is found before anything is loaded. */
+  #checkOps(): void {
+    const { device, segments } = this.setup;
+    const missing = segments
+      .flatMap(({ ops }) => ops)
+      .find(({ op }) => !native().opSupported(this.context.id, opSignature(op).code));
+    if (missing === undefined) return;
+    throw new BackendError(`${device}: expected a device that computes ${missing.op}, which ${missing.module} needs`, {
+      hint: 'place the module on another device with device_map',
+      details: { device, op: missing.op },
+    });
   }
 
   /** Maps the ranges of the packed store that hold this device's weights; neighbours share a mapping. What is streamed is not counted as held. */

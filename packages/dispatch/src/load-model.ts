@@ -160,7 +160,7 @@ export function recordSource(source: ModelSource, options: LoadModelOptions): Re
   if (own !== null && maxSeqLen > own) {
     throw new ConfigError(`max_seq_len: expected at most the model's ${own}, got ${maxSeqLen}`);
   }
-  return recordModel(source.model, { maxSeqLen, maxBatchSize });
+  return recordModel(source.model, { maxSeqLen, maxBatchSize, kvCacheDtype: options.kvCacheDtype });
 }
 
 /** Plans a recorded source over the options' devices. */

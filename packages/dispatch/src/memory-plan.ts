@@ -140,6 +140,7 @@ export function planDeviceMemory(
     }
     const keep = new Set(segment.sends.map((send) => send.tensor));
     for (const output of segment.outputs) if (isFinalOutput(output.name)) keep.add(facts.storageOf(output.tensor));
+    for (const id of readByEachPass(facts, segment)) keep.add(id);
     const made = planArena(facts, segment.ops, keep);
     arenas.set(segment.index, made);
     arena = Math.max(arena, made.bytes);
@@ -161,6 +162,19 @@ export function planDeviceMemory(
     arenaBytes: arena,
     scratchBytes: scratch,
   };
+}
+
+/**
+ * What the ops that make rows of logits read from ops before them: a long prompt's logits are made in passes (`serve.ts`), so it must outlive the first.
+ */
+function readByEachPass(facts: ProgramFacts, segment: Segment): TensorId[] {
+  const { program, dims } = facts;
+  if (segment.sends.length > 0 || dims.outputs >= dims.tokens) return [];
+  const first = segment.ops.findIndex((op) => op.outputs.some((id) => program.tensors[id]?.dims[0] === 'outputs'));
+  if (first < 0) return [];
+  const made = new Set(segment.ops.slice(0, first).flatMap((op) => op.outputs));
+  const read = segment.ops.slice(first).flatMap((op) => op.inputs.map((id) => facts.storageOf(id)));
+  return read.filter((id) => made.has(id));
 }
 
 const NO_STREAMS = { ops: new Set<number>(), blockOf: (module: string) => module };

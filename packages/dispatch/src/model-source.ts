@@ -5,11 +5,20 @@ import { join } from 'node:path';
 import {
   CheckpointError,
   type CheckpointIndex,
+  ConfigError,
   ModelNotFoundError,
   openCheckpoint,
   UnsupportedConfigError,
 } from '@metashard/core';
-import { type BuiltModel, buildModel, Linear8bitLt, nn, type RawConfig, replaceLinear } from '@metashard/meta';
+import {
+  type BuiltModel,
+  buildModel,
+  findTiedParameters,
+  Linear8bitLt,
+  nn,
+  type RawConfig,
+  replaceLinear,
+} from '@metashard/meta';
 import type { LoadModelOptions } from './options.js';
 import type { DevicePlan } from './plan.js';
 import { resolveModel } from './resolve-model.js';
@@ -66,31 +75,45 @@ function quantizeLinears(
   options: LoadModelOptions,
 ): DevicePlan['skipped'] {
   const saved = savedQuantization(raw);
-  const wanted = options.loadIn8bit ?? saved !== null;
-  if (!wanted) return [];
-  const threshold = options.llmInt8Threshold ?? saved?.threshold ?? DEFAULT_THRESHOLD;
-  const skip = [...(architecture.keepInFloat ?? []), ...(options.llmInt8SkipModules ?? [])];
-  const outliers = options.outliers ?? 'per-batch';
-  const replace = (skipped: readonly string[]): DevicePlan['skipped'] =>
-    replaceLinear(model, { threshold, skip: skipped, hasFp16Weights: false, outliers }).skipped.map(
-      ({ name, reason }) => ({ module: name, reason }),
-    );
-  if (saved === null || checkpoint === null) return replace(skip);
-  const keep: string[] = [];
-  for (const [path, module] of model.namedModules()) {
-    if (
-      module instanceof nn.Linear &&
-      !(module instanceof Linear8bitLt) &&
-      !hasScales(checkpoint, path, architecture.baseModelPrefix)
-    )
-      keep.push(path);
+  if (!(options.loadIn8bit ?? saved !== null)) {
+    if (options.llmInt8Head !== true) return [];
+    throw new ConfigError('llm_int8_head: expected load_in_8bit: true beside it, got a float model');
   }
-  return replace([...skip, ...keep]);
+  const hasScales = scalesIn(saved === null ? null : checkpoint, model, architecture.baseModelPrefix);
+  const keep: string[] = [];
+  let head = options.llmInt8Head;
+  for (const [path, module] of model.namedModules()) {
+    if (hasScales === null || !(module instanceof nn.Linear) || module instanceof Linear8bitLt) continue;
+    if (/(^|\.)lm_head$/.test(path)) head ??= hasScales(path);
+    else if (!hasScales(path)) keep.push(path);
+  }
+  const { skipped } = replaceLinear(model, {
+    threshold: options.llmInt8Threshold ?? saved?.threshold ?? DEFAULT_THRESHOLD,
+    skip: [...(architecture.keepInFloat ?? []), ...(options.llmInt8SkipModules ?? []), ...keep],
+    hasFp16Weights: false,
+    outliers: options.outliers ?? 'per-batch',
+    activations: options.int8Activations ?? 'int8',
+    head: head ?? false,
+  });
+  return skipped.map(({ name, reason }) => ({ module: name, reason }));
 }
 
-function hasScales(checkpoint: CheckpointIndex, path: string, prefix: string): boolean {
-  const short = path.startsWith(`${prefix}.`) ? path.slice(prefix.length + 1) : `${prefix}.${path}`;
-  return checkpoint.tensors.has(`${path}.SCB`) || checkpoint.tensors.has(`${short}.SCB`);
+/** Whether an 8-bit checkpoint has scales of a linear, under any name its weight has; null for a float one. */
+function scalesIn(
+  checkpoint: CheckpointIndex | null,
+  model: BuiltModel['model'],
+  prefix: string,
+): ((path: string) => boolean) | null {
+  if (checkpoint === null) return null;
+  const tied = findTiedParameters(model);
+  return (path) => {
+    const weight = `${path}.weight`;
+    const names = tied.find((group) => group.includes(weight)) ?? [weight];
+    return names
+      .map((name) => name.replace(/weight$/, 'SCB'))
+      .flatMap((name) => [name, name.startsWith(`${prefix}.`) ? name.slice(prefix.length + 1) : `${prefix}.${name}`])
+      .some((name) => checkpoint.tensors.has(name));
+  };
 }
 
 /** quantization_config of a checkpoint that was saved in 8 bits; null for a float one. Throws UnsupportedConfigError for other quantizations. */

@@ -1,6 +1,11 @@
 /** Options of `loadModel` and `generate`, as programs give them (camelCase). YAML and flags become these in `config/`. Defaults are in the comments and applied where used. */
 import type { DType } from '@metashard/core';
+import type { Int8Activations } from '@metashard/meta';
 import type { DeviceMap, Strategy } from './plan.js';
+
+/** Dtypes a key-value cache may have. */
+export const KV_CACHE_DTYPES = ['float32', 'float16', 'bfloat16'] as const;
+export type KvCacheDtype = (typeof KV_CACHE_DTYPES)[number];
 
 /** What a library may say; silent unless one is given. Any pino or console fits. */
 export interface Logger {
@@ -36,8 +41,17 @@ export interface LoadModelOptions {
   llmInt8Threshold?: number;
   /** Added to the default (the output head). */
   llmInt8SkipModules?: readonly string[];
+  /** The output head in 8 bits, too, and the embeddings it is tied to: one int8 table is stored. Default: as the checkpoint is saved, else false. */
+  llmInt8Head?: boolean;
+  /**
+   * What 8-bit weights are multiplied with. Default "int8": LLM.int8(). "float": activations stay in float32, for models that lose quality to 8-bit ones;
+   * "bfloat16": rounded to it where there are many rows (prompts) and the processor is made for it.
+   */
+  int8Activations?: Int8Activations;
   /** Default "per-batch", as published; "per-row" makes results independent of batch mates. */
   outliers?: 'per-batch' | 'per-row';
+  /** Keys and values are rounded to it as they are stored. Default "float32"; the others halve the cache. */
+  kvCacheDtype?: KvCacheDtype;
   /** Tokens of one sequence, prompt and new ones. Default min(the model's, 2048). */
   maxSeqLen?: number;
   /** Sequences at once. Default 1. */

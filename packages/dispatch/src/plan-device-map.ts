@@ -2,6 +2,7 @@
 import { type DimValues, KV_BLOCK_SIZE, type Program, type Tensor, type TensorSpec } from '@metashard/core';
 import { ARCHITECTURES, type CausalLM, type Module, record, recordCausalLM, shareCommonOps } from '@metashard/meta';
 import { type DeviceBudget, type DeviceRequest, resolveDevices } from './devices.js';
+import type { KvCacheDtype } from './options.js';
 import type { DeviceMap, DevicePlan, Strategy } from './plan.js';
 import { type PlannedProgram, type PlanRequest, planProgram } from './plan-program.js';
 
@@ -15,6 +16,8 @@ export interface PlanOptions extends DeviceRequest {
   maxSeqLen?: number | undefined;
   /** Default 1. */
   maxBatchSize?: number | undefined;
+  /** Default float32. */
+  kvCacheDtype?: KvCacheDtype | undefined;
   /** For modules that are no causal LM: their forward's inputs by name, in order; "tokens" is the open size. */
   inputs?: Readonly<Record<string, InputSpec>> | undefined;
   /** Added to the architectures' own classes that are never split. */
@@ -40,12 +43,12 @@ export interface RecordedModel {
 
 /** Runs the module's forward once on meta. A causal LM where no `inputs` are given. */
 export function recordModel(module: Module, options: PlanOptions & { vocabSize?: number } = {}): RecordedModel {
-  const { maxSeqLen = 2048, maxBatchSize = 1, inputs } = options;
+  const { maxSeqLen = 2048, maxBatchSize = 1, kvCacheDtype = 'float32', inputs } = options;
   const noSplit = new Set([...ARCHITECTURES.flatMap((one) => one.noSplit), ...(options.noSplitModuleClasses ?? [])]);
   const paths = [...module.namedModules()];
   const program =
     inputs === undefined
-      ? recordLanguageModel(module as CausalLM, maxSeqLen, maxBatchSize)
+      ? recordLanguageModel(module as CausalLM, { maxSeqLen, maxBatchSize, kvCacheDtype })
       : recordInputs(module, inputs);
   const logits = inputs === undefined ? program.tensors[program.outputs.logits ?? -1] : undefined;
   return {
@@ -58,9 +61,13 @@ export function recordModel(module: Module, options: PlanOptions & { vocabSize?:
   };
 }
 
-function recordLanguageModel(model: CausalLM, maxSeqLen: number, maxBatchSize: number): Program {
+function recordLanguageModel(
+  model: CausalLM,
+  { maxSeqLen, maxBatchSize, kvCacheDtype }: { maxSeqLen: number; maxBatchSize: number; kvCacheDtype: KvCacheDtype },
+): Program {
   const blocksPerSequence = Math.ceil(maxSeqLen / KV_BLOCK_SIZE);
-  return recordCausalLM(model, { blocksPerSequence, cacheBlocks: blocksPerSequence * maxBatchSize });
+  const cacheBlocks = blocksPerSequence * maxBatchSize;
+  return recordCausalLM(model, { blocksPerSequence, cacheBlocks, cacheDtype: kvCacheDtype });
 }
 
 /** A module of the user's: one tensor per input, in their order. */

@@ -18,7 +18,7 @@ import {
   parseBytes,
   type TensorId,
 } from '@metashard/core';
-import { findTransposedParameters, scaleName } from '@metashard/meta';
+import { findTransposedParameters, Linear8bitLt, type Module, scaleName } from '@metashard/meta';
 import type { SaveInstruction } from './executor-protocol.js';
 import type { Executors } from './executors.js';
 import type { ModelSource } from './model-source.js';
@@ -172,7 +172,9 @@ async function describeModel(folder: string, source: ModelSource, program: Progr
   const { quantization_config: _, torch_dtype: __, ...config } = source.config.raw;
   const weights = program.tensors.filter((tensor) => tensor.kind === 'weight');
   const float = weights.find((tensor) => DTYPES[tensor.dtype].isFloat && !/(^|\.)SCB$/.test(tensor.name ?? ''));
-  const threshold = int8Threshold(program, weights);
+  const int8Layers = source.model.namedModules().filter(([, module]) => module instanceof Linear8bitLt);
+  const threshold = int8Threshold(int8Layers, weights);
+  const head = int8Layers.some(([path]) => /(^|\.)lm_head$/.test(path)) ? [] : ['lm_head'];
   const quantization =
     threshold === null
       ? {}
@@ -183,7 +185,7 @@ async function describeModel(folder: string, source: ModelSource, program: Progr
             load_in_4bit: false,
             llm_int8_threshold: threshold,
             // The full list: transformers' list replaces its default.
-            llm_int8_skip_modules: [...new Set(['lm_head', ...source.skipped.map(({ module }) => module)])],
+            llm_int8_skip_modules: [...new Set([...head, ...source.skipped.map(({ module }) => module)])],
             llm_int8_has_fp16_weight: false,
             llm_int8_enable_fp32_cpu_offload: false,
           },
@@ -200,9 +202,9 @@ async function describeModel(folder: string, source: ModelSource, program: Progr
 }
 
 /** The outlier threshold of the 8-bit linears; null when there are none. */
-function int8Threshold(program: Program, weights: readonly ProgramTensor[]): number | null {
+function int8Threshold(layers: readonly [string, Module][], weights: readonly ProgramTensor[]): number | null {
   if (!weights.some((tensor) => tensor.dtype === 'int8')) return null;
-  return program.ops.find((op) => op.op === 'int8_linear')?.attributes[0] ?? 0;
+  return layers.map(([, layer]) => (layer as Linear8bitLt).threshold)[0] ?? 0;
 }
 
 async function writeJson(file: string, value: unknown): Promise<void> {

@@ -83,7 +83,7 @@ function turnOut(
   }
 }
 
-/** Through the segment's scratch, which an int8 linear always has for at least 48 rows. */
+/** Through the device's work space, which always has room for a few blocks: an int8 linear's scratch, or the rows an int8 table gave. */
 function unpackRows(
   executor: DeviceExecutor,
   place: WeightPlace,
@@ -91,8 +91,9 @@ function unpackRows(
   columns: number,
   write: (bytes: Uint8Array, at: number) => void,
 ): void {
-  const { context, setup, scratch } = executor;
-  const window = Math.min(WINDOW_BYTES, setup.scratchBytes);
+  const { context, setup } = executor;
+  const { buffer: scratch, bytes: room } = executor.workSpace;
+  const window = Math.min(WINDOW_BYTES, room);
   const perWindow = Math.max(BLOCK_ROWS, Math.floor(window / Math.max(columns, 1) / BLOCK_ROWS) * BLOCK_ROWS);
   for (let row = 0; row < rows; row += perWindow) {
     const count = Math.min(perWindow, rows - row);

@@ -3,15 +3,21 @@
  * (`weight` int8, `SCB`, `weight_format`). All 8-bit state is in its weight, an Int8Params. `train` and `eval` compute
  * the same.
  */
-import { DTYPES, elementCount, empty, F, formatDims, ShapeError, Tensor, tensor, zeros } from '@metashard/core';
+import { elementCount, F, formatDims, ShapeError, type Tensor, tensor, zeros } from '@metashard/core';
 import { withEmptyMode } from './empty-mode.js';
-import { Int8Params, int8WithoutScales } from './int8-params.js';
+import { Int8Params } from './int8-params.js';
+import { int8State, planInt8Weight } from './int8-state.js';
 import { Linear, type LinearOptions } from './nn/linear.js';
 import { onRows } from './nn/rows.js';
 import { Parameter } from './parameter.js';
 import type { LoadPlan } from './state-dict.js';
 import { transposedView } from './transposed-view.js';
-import { weightFormatProblem } from './weight-format.js';
+
+/**
+ * What the int8 weights are multiplied with: activations quantized by row with outliers in float (LLM.int8()), float ones, or
+ * float ones that may be rounded to bfloat16 where there are many rows (faster prompts on processors made for it).
+ */
+export type Int8Activations = 'int8' | 'float' | 'bfloat16';
 
 export interface Int8LayerOptions {
   /** Keep float master weights and quantize them in each forward; false: quantize once, on reaching a real device. */
@@ -20,6 +26,8 @@ export interface Int8LayerOptions {
   threshold?: number;
   /** Whole outlier columns of a forward (as published), or each row's own outliers (independent of batch mates). */
   outliers?: 'per-batch' | 'per-row';
+  /** Default int8. With the others there are no outliers: threshold and `outliers` have no effect. */
+  activations?: Int8Activations;
 }
 export type Linear8bitLtOptions = LinearOptions & Int8LayerOptions;
 
@@ -36,17 +44,25 @@ export class Linear8bitLt extends Linear {
   readonly hasFp16Weights: boolean;
   readonly threshold: number;
   readonly outliers: 'per-batch' | 'per-row';
+  readonly activations: Int8Activations;
 
   /** bitsandbytes' defaults: bias, `hasFp16Weights: true`, threshold 0. */
   constructor(
     inFeatures: number,
     outFeatures: number,
-    { hasFp16Weights = true, threshold = 0, outliers = 'per-batch', ...linear }: Linear8bitLtOptions = {},
+    {
+      hasFp16Weights = true,
+      threshold = 0,
+      outliers = 'per-batch',
+      activations = 'int8',
+      ...linear
+    }: Linear8bitLtOptions = {},
   ) {
     super(inFeatures, outFeatures, linear);
     this.hasFp16Weights = hasFp16Weights;
     this.threshold = threshold;
     this.outliers = outliers;
+    this.activations = activations;
     this.weight = new Int8Params(this.weight.data, { hasFp16Weights });
   }
 
@@ -69,7 +85,8 @@ export class Linear8bitLt extends Linear {
     if (!this.#isInt8()) return super.forward(x);
     return onRows('Linear8bitLt', x, this.inFeatures, (rows) => {
       const { CB, SCB } = this.weight.forForward(x.isMeta);
-      return F.int8Linear(rows, CB, SCB, this.bias, this);
+      if (this.activations === 'int8') return F.int8Linear(rows, CB, SCB, this.bias, this);
+      return F.int8WeightLinear(rows, CB, SCB, this.bias, { bfloat16: this.activations === 'bfloat16' });
     });
   }
 
@@ -102,8 +119,8 @@ export class Linear8bitLt extends Linear {
 
   /** A deep copy: its own storage, same state. */
   clone(): Linear8bitLt {
-    const { inFeatures, outFeatures, hasFp16Weights, threshold, outliers, bias, training } = this;
-    const options = { hasFp16Weights, threshold, outliers, bias: false };
+    const { inFeatures, outFeatures, hasFp16Weights, threshold, outliers, activations, bias, training } = this;
+    const options = { hasFp16Weights, threshold, outliers, activations, bias: false };
     const copy = withoutMemory(() => new Linear8bitLt(inFeatures, outFeatures, options));
     copy.weight = this.weight.clone();
     copy.bias = bias === null ? null : new Parameter(F.clone(bias), { requiresGrad: bias.requiresGrad });
@@ -117,46 +134,13 @@ export class Linear8bitLt extends Linear {
 
   /** `weight`, `bias`, and once quantized `SCB` and `weight_format` (0: rows). */
   override ownState(): [string, Tensor][] {
-    const SCB = this.#isInt8() ? this.weight.SCB : null;
-    if (SCB === null) return super.ownState();
-    const format = SCB.isMeta
-      ? empty([], { dtype: 'uint8', device: 'meta' })
-      : tensor([0], { dtype: 'uint8', device: SCB.device, shape: [] });
-    return [...super.ownState(), ['SCB', SCB], ['weight_format', format]];
+    return this.#isInt8() ? [...super.ownState(), ...int8State(this.weight)] : super.ownState();
   }
 
   /** Float weights, or int8 ones with their SCB; before or after a move or a forward. */
   protected override planParameter(prefix: string, name: string, parameter: Parameter, plan: LoadPlan): void {
-    const key = prefix + name;
-    const weight = plan.source.get(key);
-    if (name !== 'weight' || weight === undefined) {
-      super.planParameter(prefix, name, parameter, plan);
-      return;
-    }
-    const format = plan.take(`${prefix}weight_format`);
-    const SCB = plan.take(`${prefix}SCB`);
-    const problem = format === undefined ? null : weightFormatProblem(format);
-    if (problem !== null) plan.problem(`${prefix}weight_format: ${problem}`);
-    const isInt8 = weight instanceof Tensor && !DTYPES[weight.dtype].isFloat;
-    if (SCB === undefined) {
-      if (isInt8) plan.problem(int8WithoutScales(key).message);
-      else plan.takeTensor(key, parameter, (value) => parameter.load(value), 'float32');
-    } else if (!(SCB instanceof Tensor) || !isInt8) plan.problem(`${prefix}SCB: expected an int8 weight beside it`);
-    else this.#planInt8(prefix, parameter, weight, SCB, plan);
-  }
-
-  #planInt8(prefix: string, parameter: Parameter, CB: Tensor, SCB: Tensor, plan: LoadPlan): void {
-    plan.take(`${prefix}weight`);
-    if (!(parameter instanceof Int8Params) || parameter.hasFp16Weights) {
-      const got = parameter instanceof Int8Params ? 'hasFp16Weights: true' : 'a plain Parameter';
-      plan.problem(
-        `${prefix}weight: expected Int8Params with hasFp16Weights: false for an 8-bit checkpoint, got ${got}`,
-      );
-      return;
-    }
-    const problem = parameter.int8Problem(CB, SCB);
-    if (problem === null) plan.found(parameter, () => parameter.loadInt8(CB, SCB));
-    else plan.problem(`${prefix}weight: ${problem.message}`);
+    if (name === 'weight' && plan.source.has(`${prefix}weight`)) planInt8Weight(prefix, parameter, plan);
+    else super.planParameter(prefix, name, parameter, plan);
   }
 }
 

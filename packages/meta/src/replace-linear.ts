@@ -5,6 +5,7 @@
 import type { Int8Params } from './int8-params.js';
 import { type Int8LayerOptions, Linear8bitLt } from './linear-8bit-lt.js';
 import { type Module, splitPath } from './module.js';
+import { Embedding } from './nn/embedding.js';
 import { Linear } from './nn/linear.js';
 import type { Parameter } from './parameter.js';
 
@@ -15,6 +16,11 @@ export interface ReplaceLinearOptions extends Int8LayerOptions {
    * kind (a tied output).
    */
   skip?: readonly string[];
+  /**
+   * Also replace `lm_head`. Where it is tied to embeddings, the one shared parameter becomes int8, and they look their rows
+   * up in it. Default false.
+   */
+  head?: boolean;
 }
 
 export interface SkippedModule {
@@ -27,7 +33,8 @@ export interface ReplaceLinearResult {
   skipped: SkippedModule[];
 }
 
-const DEFAULT_SKIP = ['lm_head'];
+/** Names of the output head, kept in float by default. */
+const HEAD = 'lm_head';
 
 /**
  * Replaces every Linear in the tree, in place, by its 8-bit twin: biases and ties stay shared, parameters on meta stay
@@ -36,23 +43,24 @@ const DEFAULT_SKIP = ['lm_head'];
  */
 export function replaceLinear(
   module: Module,
-  { skip = [], threshold = 6, hasFp16Weights = false, ...rest }: ReplaceLinearOptions = {},
+  { skip = [], head = false, threshold = 6, hasFp16Weights = false, ...rest }: ReplaceLinearOptions = {},
 ): ReplaceLinearResult {
   const options = { threshold, hasFp16Weights, ...rest };
-  const entries = [...DEFAULT_SKIP, ...skip];
   const foreignOwners = ownersBesideLinear(module);
   const twins = new Map<Linear, Linear8bitLt>();
   const weights = new Map<Parameter, Int8Params>();
   const result: ReplaceLinearResult = { replaced: [], skipped: [] };
   for (const [path, child] of module.namedModules('', { everyName: true })) {
     if (!(child instanceof Linear) || child instanceof Linear8bitLt) continue;
-    const reason = reasonToSkip(path, child, entries, foreignOwners);
+    const tied = foreignOwners.get(child.weight) ?? [];
+    const reason = reasonToSkip(path, child, { skip, head, tied });
     if (reason !== null) {
       result.skipped.push({ name: path, reason });
       continue;
     }
     const twin = twins.get(child) ?? sharedTwin(child, options, weights);
     twins.set(child, twin);
+    for (const { module: owner } of tied) (owner as Embedding).weight = twin.weight;
     const [parent, name] = splitPath(path);
     module.getModule(parent).registerModule(name, twin);
     result.replaced.push(path);
@@ -68,12 +76,20 @@ function sharedTwin(linear: Linear, options: Int8LayerOptions, weights: Map<Para
   return twin;
 }
 
-/** Parameters that modules other than Linear hold, with the first path that does. */
-function ownersBesideLinear(root: Module): Map<Parameter, string> {
-  const owners = new Map<Parameter, string>();
+/** A module that holds a parameter, and its path. */
+interface Owner {
+  path: string;
+  module: Module;
+}
+
+/** Parameters that modules other than Linear hold, with those modules. */
+function ownersBesideLinear(root: Module): Map<Parameter, Owner[]> {
+  const owners = new Map<Parameter, Owner[]>();
   for (const [path, module] of root.namedModules()) {
     if (module instanceof Linear) continue;
-    for (const [, parameter] of module.ownParameters()) if (!owners.has(parameter)) owners.set(parameter, path);
+    for (const [, parameter] of module.ownParameters()) {
+      owners.set(parameter, [...(owners.get(parameter) ?? []), { path, module }]);
+    }
   }
   return owners;
 }
@@ -81,15 +97,15 @@ function ownersBesideLinear(root: Module): Map<Parameter, string> {
 function reasonToSkip(
   path: string,
   linear: Linear,
-  entries: readonly string[],
-  foreignOwners: ReadonlyMap<Parameter, string>,
+  { skip, head, tied }: { skip: readonly string[]; head: boolean; tied: readonly Owner[] },
 ): string | null {
   if (path === '') return 'it is the root, which has no place to be replaced in';
-  const entry = entries.find((candidate) => matchesPath(path, candidate));
-  if (entry !== undefined)
-    return DEFAULT_SKIP.includes(entry) ? 'the output head stays in float' : `skip list: ${entry}`;
-  const owner = foreignOwners.get(linear.weight);
-  if (owner !== undefined) return `its weight is tied to ${owner === '' ? 'the root' : owner}`;
+  const isHead = matchesPath(path, HEAD);
+  if (isHead && !head) return 'the output head stays in float';
+  const entry = skip.find((candidate) => matchesPath(path, candidate));
+  if (entry !== undefined) return `skip list: ${entry}`;
+  const owner = tied.find(({ module }) => !isHead || !(module instanceof Embedding));
+  if (owner !== undefined) return `its weight is tied to ${owner.path === '' ? 'the root' : owner.path}`;
   if (linear.forward !== Linear.prototype.forward) return `${linear.constructor.name} computes in its own way`;
   return null;
 }

@@ -5,6 +5,7 @@
  * turns them into options of loadModel and generate.
  */
 import { z } from 'zod';
+import { KV_CACHE_DTYPES } from '../options.js';
 import { STRATEGIES } from '../plan.js';
 
 const SIZE = 'a size such as 70GiB';
@@ -109,15 +110,21 @@ export const runConfigSchema = z.strictObject(
       .array(z.string().min(1, { error: 'a module name' }), { error: 'a list of module names' })
       .exactOptional()
       .describe('modules to leave in float, besides the output head; default none'),
-    int8_activations: only('int8', 'float').exactOptional().describe('activations of int8 linear layers; default int8'),
+    int8_activations: word(['int8', 'float', 'bfloat16'])
+      .exactOptional()
+      .describe(
+        'what 8-bit weights are multiplied with: int8 (LLM.int8()), float, or bfloat16 in prompts, else float; default int8',
+      ),
     outliers: word(['per-batch', 'per-row'])
       .exactOptional()
       .describe('outlier columns over all rows of a step, or row by row; default per-batch'),
-    llm_int8_head: only(false, 'an int8 head').exactOptional().describe('quantize the output head, too; default false'),
-    attention: only('float32', 'bfloat16').exactOptional().describe('dtype of attention on the CPU; default float32'),
-    kv_cache_dtype: only('float32', 'bfloat16 or int8')
+    llm_int8_head: flag()
       .exactOptional()
-      .describe('dtype of the key-value cache; default float32'),
+      .describe(
+        'quantize the output head, too, and embeddings tied to it; default false, or as an 8-bit checkpoint was saved',
+      ),
+    attention: only('float32', 'bfloat16').exactOptional().describe('dtype of attention on the CPU; default float32'),
+    kv_cache_dtype: word(KV_CACHE_DTYPES).exactOptional().describe('dtype of the key-value cache; default float32'),
     max_seq_len: whole(1)
       .exactOptional()
       .describe("prompt and new tokens of a sequence; default min(the model's, 2048)"),
