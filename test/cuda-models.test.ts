@@ -71,21 +71,24 @@ describe('maps', () => {
     await model.dispose();
   });
 
-  it('tells the story as transformers does', async () => {
-    const texts = JSON.parse(readFileSync(new URL('./fixtures/texts.json', import.meta.url), 'utf8')).models[
-      'bloom-stories'
-    ];
-    const { prompt_ids, new_ids } = texts[0] as { prompt_ids: number[]; new_ids: number[] };
-    const model = await metashard.loadModel(`${SHIPPED}bloom-stories`, {
+  it.each([
+    ['bloom-stories', `${SHIPPED}bloom-stories`],
+    ['stories260K', `${SHIPPED}stories260K`],
+    ['babyllama105', `${MODELS}babyllama105`],
+  ])('%s tells its stories as transformers does', async (name, folder) => {
+    const texts = JSON.parse(readFileSync(new URL('./fixtures/texts.json', import.meta.url), 'utf8')).models[name];
+    const model = await metashard.loadModel(folder, {
       devices: GPUS,
       deviceMap: 'balanced',
       maxSeqLen: 64,
       dtype: 'float32',
     });
-    const tokens: number[] = [];
-    for await (const piece of model.generate(prompt_ids, { maxNewTokens: 24, ignoreEos: true }))
-      tokens.push(...piece.tokenIds);
-    expect(tokens).toEqual(new_ids.slice(0, 24));
+    for (const { prompt_ids, new_ids } of texts.slice(0, 2) as { prompt_ids: number[]; new_ids: number[] }[]) {
+      const tokens: number[] = [];
+      for await (const piece of model.generate(prompt_ids, { maxNewTokens: 20, ignoreEos: true }))
+        tokens.push(...piece.tokenIds);
+      expect(tokens).toEqual(new_ids.slice(0, 20));
+    }
     await model.dispose();
   });
 
