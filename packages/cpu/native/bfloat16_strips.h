@@ -1,6 +1,6 @@
 // int8_weight_linear with activations rounded to bfloat16, many rows: strips (strip_product.h) of the weight as pairs of
-// bfloat16, [k/2][32 columns][2], in which every int8 is exact; x as bfloat16 in scratch, as the kernel wants it. Here is what the
-// kernels of AVX512-BF16 and of AMX have in common; needs AVX512 F and BW.
+// bfloat16, [k/2][32 columns][2], in which every int8 is exact; x as bfloat16 in scratch, as the kernel wants it. Here is
+// what the kernels of AVX512-BF16 and of AMX have in common; needs AVX512 F and BW, and `lanes` of avx512/lanes.h.
 #pragma once
 #include <immintrin.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 // int8_weight_linear in float32 over the lanes of one instruction set, the weight in packed blocks, two ways:
-//   few rows   bytes are widened to float32 in registers as they come from memory, four columns of x repeated beside them; a sum
-//              vector holds four partial sums of width / 4 columns. One row is bound by reading the weights, more by
+//   few rows   bytes are widened to float32 in registers as they come from memory, four columns of x repeated beside them; a
+//              sum vector holds four partial sums of width / 4 columns. One row is bound by reading the weights, more by
 //              fused multiply-adds.
 //   many rows  strips unpacked as float32 [k][column] (strip_product.h).
 // A strided weight is packed into scratch before, except for one row, which reads it where it lies.
@@ -24,8 +24,8 @@ template <class L>
 struct widened_dots {
   using floats = typename L::floats;
   static constexpr int max_rows = L::width == 16 ? 6 : 2;  // 4 sums a row in registers
-  static constexpr int64_t ahead = 2048;                   // bytes between a weight's prefetch and its use
-  static constexpr int quads = 4;                          // vectors of a line whose four partial sums make one vector of columns
+  static constexpr int64_t ahead = 8192;                   // bytes between a weight's prefetch and its use
+  static constexpr int quads = 4;                          // vectors whose four partial sums each make one of columns
 
   const int8_weight_linear_call &call;
   const int8_t *packed;

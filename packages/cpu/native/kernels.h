@@ -117,9 +117,9 @@ struct dequantize_weight_call {
   int32_t packed;
 };
 
-// out[t, n] = sum over k of x[t, k] * CB[n, k] * SCB[n] / 127 + bias[n]. The portable kernel works in float64 with one rounding at
-// the end; the others sum in float32. bfloat16: with many rows x may be rounded to bfloat16 (round-to-nearest-even, values
-// below the smallest normal flushed), in which CB is exact; sums stay float32.
+// out[t, n] = sum over k of x[t, k] * CB[n, k] * SCB[n] / 127 + bias[n]. The portable kernel works in float64 with one rounding
+// at the end; the others sum in float32. bfloat16: with many rows x may be rounded to bfloat16 (round-to-nearest-even,
+// values below the smallest normal flushed), in which CB is exact; sums stay float32.
 struct int8_weight_linear_call {
   int64_t rows, K, N;
   const float *x;  // [rows, K]
@@ -133,8 +133,8 @@ struct int8_weight_linear_call {
   int32_t packed;
   int32_t bias_dtype;
   int32_t bfloat16;
-  // Where bfloat16: round_up(rows, 48) * round_up(K, 64) * 2 + 4096 bytes. Where not packed: and round_up(packed_int8_bytes(N, K),
-  // 64) more.
+  // Where bfloat16: round_up(rows, 48) * round_up(K, 64) * 2 + 4096 bytes; where not packed, and behind that:
+  // round_up(packed_int8_bytes(N, K), 64).
   uint8_t *scratch;
 };
 

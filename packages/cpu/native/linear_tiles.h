@@ -1,7 +1,7 @@
 // linear (float32 activations, float32/float16/bfloat16 weights) over the lanes of one instruction set, two ways:
 //   few rows   dot products of rows of x with rows of the weight, both as they lie; a weight comes from memory once and is
-//              widened in registers. Bound by reading the weights: one row of x reads them as one stream, which memory likes best
-//              (several rows of the weight at once cost a tenth to a fifth).
+//              widened in registers. Bound by reading the weights: one row of x reads them as one stream, which memory likes
+//              best (several rows of the weight at once cost a tenth to a fifth).
 //   many rows  strips of the weight packed as float32 [k][column] (strip_product.h). Bound by fused multiply-adds.
 // Each output is summed in an order that depends on K and on whether rows are one, few or many, on nothing else.
 #pragma once

@@ -9,8 +9,8 @@ std::string avx2_missing();
 std::string avx512_vnni_missing();
 std::string amx_missing();
 
-// Whether VDPBF16PS is there and faster than the float32 multiply-add: 1.8 times on a Zen 5, half as fast on a Sapphire Rapids, so
-// not on processors with AMX (whose tiles are for bfloat16).
+// Whether VDPBF16PS is there and faster than the float32 multiply-add: 1.8 times on a Zen 5, half as fast on a Sapphire
+// Rapids, so not on processors with AMX (whose tiles are for bfloat16).
 bool fast_avx512_bfloat16();
 bool has_amx_bfloat16();
 

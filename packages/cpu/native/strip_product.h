@@ -1,7 +1,8 @@
-// Products of many rows of float activations with a weight matrix, for any kind of weights: strips of 2 × width weight rows (columns of
-// the output) unpacked into the thread's workspace `depth` deep, tiles of a few rows of x by one strip in registers. Bound by
-// fused multiply-adds. How a strip is unpacked and a tile is computed is the Kernel's (linear_tiles.h, int8_weight_tiles.h,
-// bfloat16_tiles.h):
+// Products of many rows of float activations with a weight matrix, for any kind of weights: strips of 32 or 16 weight rows
+// (columns of the output) unpacked into the thread's workspace `depth` deep, tiles of a few rows of x by one strip in
+// registers. Bound by multiply-adds. How a strip is unpacked and a tile is computed is the Kernel's (linear_tiles.h,
+// int8_weight_tiles.h, avx512/int8_weight_linear_bfloat16.cc, amx/bfloat16_tiles.h):
+//   element                     of a strip
 //   panel_rows, strip_columns   of a tile
 //   depth                       k per strip, so that it stays in the first-level cache
 //   rows_at_once                of x, `depth` wide, in the second-level cache

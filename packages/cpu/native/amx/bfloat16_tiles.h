@@ -1,6 +1,6 @@
-// int8_weight_linear over AMX-BF16 tiles, or their plain twin (tiles.h), for many rows: a strip (bfloat16_strips.h) is two columns
-// of B tiles as it lies, activations become A tiles, [row tile][K/32][16][32] in bfloat16, absent rows and columns zero. Floor:
-// 2 · M · N · K / peak of TDPBF16PS, half that of TDPBSSD.
+// int8_weight_linear over AMX-BF16 tiles, or their plain twin (tiles.h), for many rows: a strip (bfloat16_strips.h) is two
+// columns of B tiles as it lies, activations become A tiles, [row tile][K/32][16][32] in bfloat16, absent rows and columns
+// zero. Floor: 2 · M · N · K / peak of TDPBF16PS, half that of TDPBSSD. Not measured on a processor that has it.
 #pragma once
 #include <stdint.h>
 

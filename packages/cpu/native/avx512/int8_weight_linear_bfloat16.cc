@@ -23,6 +23,8 @@ struct bfloat16_dots {
   int64_t panel_pairs() const { return round_up(call.K, 32) / 2; }
   uint32_t *panel(int64_t t) const { return reinterpret_cast<uint32_t *>(call.scratch) + t * panel_pairs(); }
 
+  const float *row_of(int64_t t) const { return call.x + smaller(t, call.rows - 1) * call.x_stride; }
+
   // Rows t … t + 11, the last one repeated beyond the end.
   void fill_panel(int64_t t) const {
     uint32_t *to = panel(t);
@@ -30,7 +32,7 @@ struct bfloat16_dots {
       __m512 columns[pair_lanes];
       unroll<pair_lanes>([&](auto r) {
         if constexpr (r >= panel_rows) columns[r] = lanes::zero();
-        else columns[r] = _mm512_castsi512_ps(bfloat16_pairs(call.x + smaller(t + r, call.rows - 1) * call.x_stride, k, call.K));
+        else columns[r] = _mm512_castsi512_ps(bfloat16_pairs(row_of(t + r), k, call.K));
       });
       lanes::transpose(columns);
       unroll<pair_lanes>([&](auto pair) {

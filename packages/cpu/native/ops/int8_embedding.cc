@@ -1,5 +1,5 @@
-// Rows of an int8 table, each element times its row's scale: CB · SCB / 127 in float64, rounded once. One copy of the code serves
-// every instruction set: a row of a packed table lies in dwords 64 bytes apart, so that reading it is what takes time.
+// Rows of an int8 table, each element times its row's scale: CB · SCB / 127 in float64, rounded once. One copy of the code
+// serves every instruction set: a row of a packed table lies in dwords 64 bytes apart, so that reading it is what takes time.
 #include <string.h>
 
 #include "ops/matrix_calls.h"
