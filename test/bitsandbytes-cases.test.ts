@@ -752,6 +752,7 @@ describe('H: what bitsandbytes does not test', () => {
     );
     const { CB, SCB } = layer.weight as { CB: Tensor; SCB: Tensor };
     const flipped = transposed(randn([32, 6], { seed: 4 }));
+    expect(values(layer.forward(flipped))).toEqual(values(layer.forward(flipped.contiguous())));
     expect(llmInt8Linear(flipped, CB, SCB).out.toArray()).toEqual(
       llmInt8Linear(flipped.contiguous(), CB, SCB).out.toArray(),
     );

@@ -11,7 +11,7 @@ export function onRows(layer: string, x: Tensor, features: number, compute: (row
   if (x.dims.length === 0 || x.dims.at(-1) !== features) {
     throw new ShapeError(`${layer}: expected x [..., ${features}], got ${formatDims(x.dims)}`);
   }
-  if (x.dims.length === 2) return compute(x);
+  if (x.dims.length === 2) return compute(x.strides[1] === 1 ? x : x.contiguous());
   const leading = x.shape.slice(0, -1);
   const out = compute(x.contiguous().reshape([elementCount(leading), features]));
   return out.reshape([...leading, out.dims[1] as number]);
