@@ -719,14 +719,15 @@ describe('threads', () => {
   test('freeing and closing while another thread works on it is harmless', async () => {
     for (let round = 0; round < 5; round++) {
       const worker = await start(new Array<number>(4096).fill(1));
-      const running = worker.ask(`
+      await worker.ask(`
         const words = (offset) => [0, buffer, offset, 0, 0, 2, 32, 64, 0, 0, 64, 1, 0, 0];
         const code = [1, 1000, 0, ...words(0), ...new Array(1000).fill([${ADD}, 2, 1, 0, 0, 0, 0]).flat()];
-        const program = addon.createProgram(context, Float64Array.from(code));
+        globalThis.program = addon.createProgram(context, Float64Array.from(code));`);
+      const running = worker.ask(`
         let runs = 0;
         try {
           for (const end = Date.now() + 2000; Date.now() < end; runs++) {
-            addon.runProgram(program, new Int32Array(3), new Float64Array(0), 0, 1000);
+            addon.runProgram(globalThis.program, new Int32Array(3), new Float64Array(0), 0, 1000);
           }
         } catch (error) {
           return { runs, message: error.message };

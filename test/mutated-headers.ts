@@ -24,6 +24,17 @@ const WIDTHS: Record<string, number> = {
 };
 const DTYPE_NAMES = Object.keys(WIDTHS);
 
+/** Bits of the format's other dtypes, which a damaged name may become: F64 without its 6 is F4. */
+const OTHER_BITS: Record<string, number> = {
+  C64: 64,
+  F8_E8M0: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2FNUZ: 8,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  F4: 4,
+};
+
 /** A member of the header: its key and value as they are written, before JSON.stringify of the parts. */
 interface Entry {
   name: string;
@@ -397,8 +408,9 @@ function naiveEntry(entry: unknown, start: number): NaiveTensor | undefined {
     elements *= BigInt(dim);
     if (elements >= 1n << 53n) return undefined;
   }
-  const width = Object.hasOwn(WIDTHS, dtype) ? WIDTHS[dtype] : undefined;
-  if (end < begin || (width !== undefined && elements * BigInt(width) !== BigInt(end - begin))) return undefined;
+  const bits = Object.hasOwn(WIDTHS, dtype) ? 8 * (WIDTHS[dtype] as number) : OTHER_BITS[dtype];
+  if (end < begin) return undefined;
+  if (typeof bits === 'number' && elements * BigInt(bits) !== 8n * BigInt(end - begin)) return undefined;
   return { dtype, shape, begin: start + begin, end: start + end };
 }
 
