@@ -42,21 +42,25 @@ struct widened_dots {
     }
   };
 
-  // sums [rows] of `width` columns from `lines` on (64 bytes apart) with rows t … of x.
-  template <int rows>
-  void dot(int64_t t, const int8_t *lines, floats (&out)[rows]) const {
-    constexpr int chains = rows == 1 ? 2 : 1;  // to cover the latency of the multiply-add
-    floats sums[chains][rows][quads];
-    unroll<chains>([&](auto c) {
-      unroll<rows>([&](auto r) { unroll<quads>([&](auto i) { sums[c][r][i] = L::zero(); }); });
-    });
-    const auto step = [&](auto chain, const int8_t *line, const auto &x_of) {
-      floats weights[quads];
-      unroll<quads>([&](auto i) { weights[i] = L::widen_bytes(line + i * L::width); });
+  // sums [parts][rows] of the columns from `lines` on (64 bytes apart) with rows t … of x.
+  template <int rows, int parts>
+  void dot(int64_t t, const int8_t *lines, floats (&out)[parts][rows]) const {
+    constexpr int chains = rows * parts == 1 ? 2 : 1;  // to cover the latency of the multiply-add
+    floats sums[chains][parts][rows][quads];
+    const auto each = [](const auto &body) {
+      unroll<parts>([&](auto p) { unroll<rows>([&](auto r) { unroll<quads>([&](auto i) { body(p, r, i); }); }); });
+    };
+    unroll<chains>([&](auto c) { each([&](auto p, auto r, auto i) { sums[c][p][r][i] = L::zero(); }); });
+    const auto step = [&](auto c, const int8_t *line, const auto &x_of) {
+      floats x[rows];
+      unroll<rows>([&](auto r) { x[r] = L::repeat4(x_of(r)); });
       __builtin_prefetch(line + ahead);
-      unroll<rows>([&](auto r) {
-        const floats x = L::repeat4(x_of(r));
-        unroll<quads>([&](auto i) { sums[chain][r][i] = L::fmadd(x, weights[i], sums[chain][r][i]); });
+      unroll<parts * quads>([&](auto v) {
+        const floats weights = L::widen_bytes(line + v * L::width);
+        unroll<rows>([&](auto r) {
+          floats &sum = sums[c][v / quads][r][v % quads];
+          sum = L::fmadd(x[r], weights, sum);
+        });
       });
     };
     const float *x = call.x + t * call.x_stride;
@@ -72,23 +76,24 @@ struct widened_dots {
       const last_columns<rows> last(call, t);
       step(first, lines + k * 16, [&](int r) { return last.x[r]; });
     }
-    unroll<rows>([&](auto r) {
-      unroll<chains - 1>([&](auto c) {
-        unroll<quads>([&](auto i) { sums[0][r][i] = L::add(sums[0][r][i], sums[c + 1][r][i]); });
-      });
-      out[r] = L::sum_quads(sums[0][r]);
+    unroll<chains - 1>([&](auto c) {
+      each([&](auto p, auto r, auto i) { sums[0][p][r][i] = L::add(sums[0][p][r][i], sums[c + 1][p][r][i]); });
     });
+    unroll<parts>([&](auto p) { unroll<rows>([&](auto r) { out[p][r] = L::sum_quads(sums[0][p][r]); }); });
   }
 
-  // Columns n … n + width - 1 of rows t … t + rows - 1.
-  template <int rows>
+  // The columns from n on, `parts` vectors of them, of rows t … t + rows - 1.
+  template <int rows, int parts = 1>
   void columns(int64_t t, int64_t n, const int8_t *lines) const {
-    floats sums[rows];
-    dot<rows>(t, lines, sums);
-    const int64_t present = smaller(L::width, call.N - n);
-    const floats scales = column_scales<L>(call, n, present), bias = load_bias<L>(call, n, present);
-    unroll<rows>([&](auto r) {
-      L::store_partial(call.out + (t + r) * call.out_stride + n, L::fmadd(sums[r], scales, bias), present);
+    floats sums[parts][rows];
+    dot<rows, parts>(t, lines, sums);
+    unroll<parts>([&](auto p) {
+      const int64_t from = n + p * L::width, present = smaller(L::width, call.N - from);
+      if (present <= 0) return;
+      const floats scales = column_scales<L>(call, from, present), bias = load_bias<L>(call, from, present);
+      unroll<rows>([&](auto r) {
+        L::store_partial(call.out + (t + r) * call.out_stride + from, L::fmadd(sums[p][r], scales, bias), present);
+      });
     });
   }
 
@@ -98,15 +103,15 @@ struct widened_dots {
     if constexpr (R > 1) columns_of<R - 1>(rows, t, n, lines);
   }
 
-  // The packed blocks first … end - 1, all rows, in groups of one height as far as it goes.
-  void blocks(int64_t first, int64_t end) const {
-    const int64_t height = ceil_div(call.rows, ceil_div(call.rows, max_rows));
-    for (int64_t block = first; block < end; block++) {
-      for (int64_t n = block * block_rows; n < smaller(call.N, (block + 1) * block_rows); n += L::width) {
-        const int8_t *lines = packed + block * block_bytes(call.K) + n % block_rows * 4;
-        for (int64_t t = 0; t < call.rows; t += height) {
-          columns_of<max_rows>(static_cast<int>(smaller(height, call.rows - t)), t, n, lines);
-        }
+  // One packed block, all rows, in groups of one height as far as it goes; of one row all columns together, so that a line is
+  // read once.
+  void block(int64_t index) const {
+    const int8_t *lines = packed + index * block_bytes(call.K);
+    const int64_t n0 = index * block_rows, height = ceil_div(call.rows, ceil_div(call.rows, max_rows));
+    if (call.rows == 1) return columns<1, block_rows / L::width>(0, n0, lines);
+    for (int64_t n = n0; n < smaller(call.N, n0 + block_rows); n += L::width) {
+      for (int64_t t = 0; t < call.rows; t += height) {
+        columns_of<max_rows>(static_cast<int>(smaller(height, call.rows - t)), t, n, lines + (n - n0) * 4);
       }
     }
   }
@@ -115,7 +120,9 @@ struct widened_dots {
     const double bytes = static_cast<double>(block_rows * call.K);
     const double computing = bytes * static_cast<double>(call.rows) / L::width;
     for_each_range(ceil_div(call.N, block_rows), bytes / 10 > computing ? bytes / 10 : computing,
-                   [&](int64_t first, int64_t end) { blocks(first, end); });
+                   [&](int64_t first, int64_t end) {
+                     for (int64_t index = first; index < end; index++) block(index);
+                   });
   }
 };
 
