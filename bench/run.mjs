@@ -34,16 +34,17 @@ function parseOptions() {
     },
   });
   const { quick, only, folder } = values;
+  const patience = Number(values.patience ?? (quick ? 0 : 60));
   return {
     folder,
     parts: only === undefined ? ['models', 'ops'] : [only],
     models: (values.models ?? (quick ? 'bloom-560m,llama-1b1' : 'bloom-560m,llama-1b1,bloom-1b7')).split(','),
     threads: Number(values.threads),
-    patience: Number(values.patience ?? (quick ? 0 : 60)),
+    patience,
     reps: quick ? 3 : 5,
     loads: quick ? 1 : 3,
     time: quick ? 30 : 500,
-    tries: quick ? 1 : 3,
+    tries: patience > 0 ? 3 : 1,
     write: !quick && !values['no-write'],
   };
 }

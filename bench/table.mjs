@@ -7,6 +7,6 @@ export function markdownTable(header, rows) {
   const right = header.map((_, column) => column > 0 && /^[\d–-]/.test(cells[1]?.[column] ?? ''));
   const pad = (text, column) => (right[column] ? text.padStart(widths[column]) : text.padEnd(widths[column]));
   const line = (row) => `| ${header.map((_, column) => pad(row[column] ?? '', column)).join(' | ')} |`;
-  const rule = `|${widths.map((width, column) => (right[column] ? `${'-'.repeat(width + 1)}:` : '-'.repeat(width + 2))).join('|')}|`;
+  const rule = line(widths.map((width, column) => (right[column] ? `${'-'.repeat(width - 1)}:` : '-'.repeat(width))));
   return [line(cells[0]), rule, ...cells.slice(1).map(line)].join('\n');
 }
