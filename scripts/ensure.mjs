@@ -85,6 +85,7 @@ function buildNative(name) {
   const inputs = [
     join(folder, 'CMakeLists.txt'),
     ...filesBelow(join(folder, 'native')),
+    ...filesBelow(join(root, 'packages/core/native/backend')),
     ...filesBelow(join(root, 'packages/core/native/include')),
   ];
   const output = join(folder, 'build/Release', name === 'core' ? 'metashard_core.node' : `metashard_${name}.so`);

@@ -226,8 +226,7 @@ int memory_zero(ms_context *, ms_stream *, void *pointer, size_t bytes, ms_error
 }
 
 struct op_entry {
-  const char *name;
-  int32_t inputs, outputs, attributes;
+  op_counts counts;
   const op_definition *definition;
 };
 
@@ -235,7 +234,7 @@ struct op_entry {
 const op_entry *find_op(int32_t code) {
   static const op_entry *const table = [] {
     static op_entry entries[64] = {};
-#define MS_OP(name, code, inputs, outputs, attributes) entries[code] = {#name, inputs, outputs, attributes, &op_##name};
+#define MS_OP(name, code, inputs, outputs, attributes) entries[code] = {{#name, inputs, outputs, attributes}, &op_##name};
 #include "metashard/ops.def"
 #undef MS_OP
     return entries;
@@ -248,35 +247,22 @@ int32_t op_supported(ms_context *, int32_t op) { return find_op(op) != nullptr; 
 const op_entry &checked_op(const ms_op_call &call) {
   const op_entry *op = find_op(call.op);
   if (op == nullptr) fail(MS_UNSUPPORTED, __FILE__, __LINE__, "cpu: expected an op of this backend, got code %d", call.op);
-  EXPECT(call.n_inputs >= 0 && call.n_inputs <= op->inputs, "%s: expected at most %d inputs, got %d", op->name, op->inputs,
-         call.n_inputs);
-  EXPECT(call.n_outputs == op->outputs, "%s: expected %d outputs, got %d", op->name, op->outputs, call.n_outputs);
-  EXPECT(call.n_attributes == op->attributes, "%s: expected %d attributes, got %d", op->name, op->attributes,
-         call.n_attributes);
+  check_counts(op->counts, call);
   return *op;
 }
 
 int op_scratch(ms_context *, const ms_op_call *call, size_t *bytes, ms_error *error) {
   return guarded(error, [&] {
     const op_entry &op = checked_op(*call);
-    *bytes = op.definition->scratch(op_arguments(op.name, *call));
+    *bytes = op.definition->scratch(op_arguments(op.counts.name, *call));
   });
-}
-
-void check_scratch(const op_entry &op, const ms_op_call &call, size_t needed) {
-  if (needed == 0) return;
-  EXPECT(call.scratch != nullptr && call.scratch_bytes >= needed, "%s: expected %zu bytes of scratch, got %zu", op.name, needed,
-         call.scratch == nullptr ? size_t(0) : call.scratch_bytes);
-  EXPECT(reinterpret_cast<uintptr_t>(call.scratch) % alignment == 0,
-         "%s: expected scratch aligned to 64 bytes, got an address %d beyond", op.name,
-         int(reinterpret_cast<uintptr_t>(call.scratch) % alignment));
 }
 
 int op_run(ms_context *, ms_stream *, const ms_op_call *call, ms_error *error) {
   return guarded(error, [&] {
     const op_entry &op = checked_op(*call);
-    const op_arguments arguments(op.name, *call);
-    check_scratch(op, *call, op.definition->scratch(arguments));
+    const op_arguments arguments(op.counts.name, *call);
+    check_scratch(arguments.op(), *call, op.definition->scratch(arguments));
     op.definition->run(arguments, active_isa());
   });
 }

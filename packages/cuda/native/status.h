@@ -9,6 +9,7 @@
 #include <string>
 
 #include "cu.h"
+#include "op_arguments.h"
 
 namespace metashard::cuda {
 
@@ -40,6 +41,9 @@ int guarded(ms_error *error, Body &&body) noexcept {
     return MS_OK;
   } catch (const Failure &failure) {
     return report(failure, error);
+  } catch (const op_failure &refused) {
+    *error = refused.error;
+    return error->status;
   } catch (const std::bad_alloc &) {
     return report({MS_OUT_OF_MEMORY, CUDA_SUCCESS, Where::current(), "host memory is exhausted"}, error);
   } catch (const std::exception &e) {

@@ -1,7 +1,6 @@
 // See elementwise.h.
 #include "ops/elementwise.h"
 
-#include <math.h>
 #include <string.h>
 
 element_walk::element_walk(std::initializer_list<const operand *> operands) {
@@ -104,11 +103,4 @@ void run_binary(const op_arguments &arguments, void (*function)(float *out, cons
       scatter(run.data[0], run.stride_bytes[0], reinterpret_cast<char *>(buffers[0]), run.count, 4);
     }
   });
-}
-
-float threshold_attribute(const op_arguments &arguments, int index) {
-  const double wanted = arguments.attribute(index);
-  EXPECT(wanted >= 0, "%s: expected a threshold of at least 0, got %g", arguments.op(), wanted);
-  const float rounded = float(wanted);
-  return double(rounded) < wanted ? nextafterf(rounded, INFINITY) : rounded;
 }

@@ -45,9 +45,9 @@ int8_linear_call read(const op_arguments &arguments) {
           .out_stride = row_stride(out),
           .packed = CB.packed,
           .bias_dtype = bias.dtype,
-          .threshold = threshold_attribute(arguments, 0),
+          .threshold = arguments.threshold(0),
           .per_row = arguments.attribute(1) != 0,
-          .scratch = static_cast<uint8_t *>(arguments.call().scratch)};
+          .scratch = static_cast<uint8_t *>(arguments.scratch())};
 }
 
 size_t scratch(const op_arguments &arguments) {

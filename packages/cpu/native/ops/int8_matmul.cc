@@ -24,7 +24,7 @@ int8_matmul_call read(const op_arguments &arguments) {
           .out = out.as<int32_t>(),
           .out_stride = row_stride(out),
           .packed = CB.packed,
-          .scratch = static_cast<uint8_t *>(arguments.call().scratch)};
+          .scratch = static_cast<uint8_t *>(arguments.scratch())};
 }
 
 size_t scratch(const op_arguments &arguments) {

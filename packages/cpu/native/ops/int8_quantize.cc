@@ -20,9 +20,9 @@ int8_quantize_call read(const op_arguments &arguments) {
           .CA_stride = row_stride(CA),
           .SCA = SCA.as<float>(),
           .outlier_cols = outlier_cols.as<int32_t>(),
-          .threshold = threshold_attribute(arguments, 0),
+          .threshold = arguments.threshold(0),
           .per_row = arguments.attribute(1) != 0,
-          .scratch = static_cast<uint8_t *>(arguments.call().scratch)};
+          .scratch = static_cast<uint8_t *>(arguments.scratch())};
 }
 
 size_t scratch(const op_arguments &arguments) { return size_t(round_up(read(arguments).K, 64) + 64); }

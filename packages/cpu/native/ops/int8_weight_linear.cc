@@ -33,7 +33,7 @@ int8_weight_linear_call read(const op_arguments &arguments) {
           .packed = CB.packed,
           .bias_dtype = bias.dtype,
           .bfloat16 = arguments.attribute(0) != 0,
-          .scratch = static_cast<uint8_t *>(arguments.call().scratch)};
+          .scratch = static_cast<uint8_t *>(arguments.scratch())};
 }
 
 // Activations as bfloat16 panels, and the weight packed on the fly where it comes strided (ops.ts).

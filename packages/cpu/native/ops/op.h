@@ -5,9 +5,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "check.h"
 #include "isa_level.h"
+#include "op_arguments.h"
 #include "pool.h"
+
+using namespace metashard;  // op_arguments, operand
 
 struct op_definition {
   // Checks the call and returns the scratch it needs, in bytes. Throws op_failure.
@@ -41,6 +43,3 @@ void parallel_rows(int64_t rows, int64_t width, const Body &body) {
 inline size_t no_scratch(const op_arguments &) { return 0; }
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-// Smallest float32 that is not below the attribute: for float32 x, |x| < result says what |x| < attribute says in float64.
-float threshold_attribute(const op_arguments &arguments, int index);

@@ -203,7 +203,7 @@ void check_row(const sample_row &row, int64_t L) {
 void run(const op_arguments &arguments, const isa_tables &) {
   const sample_call call = read(arguments);
   for (int64_t row = 0; row < call.logits.shape[0]; row++) {
-    sample_row work = row_of(call, row, arguments.call().scratch);
+    sample_row work = row_of(call, row, arguments.scratch());
     check_row(work, call.history.shape[1]);
     call.ids.as<int32_t>()[row] = work.choose();
   }

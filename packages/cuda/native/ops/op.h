@@ -2,10 +2,14 @@
 // packages/core/src/ops.ts) and gives it as its kernels' arguments, `run` launches them, and one `const OpDefinition` names
 // both.
 #pragma once
+#include "op_arguments.h"
+
 #include "../gpu_code.h"
-#include "arguments.h"
 
 namespace metashard::cuda {
+
+using Arguments = op_arguments;
+using Operand = operand;
 
 struct OpDefinition {
   // Checks the call and returns the scratch it needs, in bytes. Throws.

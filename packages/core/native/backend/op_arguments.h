@@ -1,11 +1,14 @@
-// Checking an op's call and saying what is wrong: every refusal is an op_failure thrown here and turned into an ms_error at the
-// boundary (backend.cc). Messages read "op: expected …, got …", one line, no trailing period.
+// Checking an op's call and saying what is wrong, for every backend: compiled into each plugin (op_arguments.cc). A refusal is an
+// op_failure, which the plugin turns into an ms_error at its boundary. Messages read "op: expected …, got …", one line, no
+// trailing period. Only what the host can see is checked: counts, shapes, dtypes, strides, alignment, attributes, never data.
 #pragma once
 #include <stdint.h>
 
 #include <initializer_list>
 
 #include "metashard/backend.h"
+
+namespace metashard {
 
 struct op_failure {
   ms_error error;
@@ -14,9 +17,9 @@ struct op_failure {
 [[noreturn]] void fail(ms_status status, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-#define EXPECT(condition, ...)                                           \
-  do {                                                                   \
-    if (!(condition)) fail(MS_INVALID, __FILE__, __LINE__, __VA_ARGS__); \
+#define EXPECT(condition, ...)                                                        \
+  do {                                                                                \
+    if (!(condition)) ::metashard::fail(MS_INVALID, __FILE__, __LINE__, __VA_ARGS__); \
   } while (0)
 
 // Sets of dtypes, one bit each.
@@ -28,11 +31,10 @@ constexpr uint32_t any_float = f32_only | dtype_bit(MS_FLOAT16) | dtype_bit(MS_B
 constexpr uint32_t any_dtype = 0xff;
 
 int64_t dtype_bytes(int32_t dtype);
-int64_t element_count(const ms_tensor &tensor);
 
 // A tensor as ops use it: strides of dimensions of size 1 are set to what a contiguous tensor has.
 struct operand {
-  char *data = nullptr;  // NULL: absent, or no elements
+  char *data = nullptr;  // on the device; NULL: absent, or no elements
   int32_t dtype = 0;
   int32_t rank = 0;
   int64_t shape[MS_MAX_RANK] = {1, 1, 1, 1};
@@ -67,8 +69,10 @@ class op_arguments {
   // The last dimension has stride 1.
   void unit_stride(const operand &tensor, const char *name) const;
   double attribute(int index) const { return call_.attributes[index]; }
+  // Smallest float32 that is not below the attribute: for float32 x, |x| < result says what |x| < attribute says in float64.
+  float threshold(int index) const;
   const char *op() const { return op_; }
-  const ms_op_call &call() const { return call_; }
+  void *scratch() const { return call_.scratch; }
 
  private:
   operand read(const ms_tensor &tensor, const char *name, uint32_t dtypes, bool strided, bool packed, bool required) const;
@@ -76,3 +80,15 @@ class op_arguments {
   const char *op_;
   const ms_op_call &call_;
 };
+
+// How many operands an op of a backend takes (metashard/ops.def).
+struct op_counts {
+  const char *name;
+  int32_t inputs, outputs, attributes;
+};
+
+void check_counts(const op_counts &op, const ms_op_call &call);
+// The call's scratch holds `needed` bytes, aligned to 64.
+void check_scratch(const char *op, const ms_op_call &call, size_t needed);
+
+}  // namespace metashard
