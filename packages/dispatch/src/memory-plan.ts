@@ -2,7 +2,7 @@
  * Where every byte of a device goes: weights, KV cache, the activation arena (offsets by liveness at the largest step), scratch, inboxes for tensors that
  * arrive from other devices, and step inputs. The executor allocates exactly this, so the plan and the run cannot drift apart.
  */
-import { type DeviceName, DTYPES, type ProgramOp, roundUp, type TensorId } from '@metashard/core';
+import { type DeviceName, DTYPES, type ProgramOp, parseDevice, roundUp, type TensorId } from '@metashard/core';
 import { ALIGNMENT, type ProgramFacts, UNUSED } from './program-facts.js';
 import type { Segment } from './segments.js';
 import { planStreams, type StreamPortion, windowBytes } from './stream-plan.js';
@@ -208,4 +208,9 @@ export function samplingBytes(
     activations: roundUp(words * DTYPES.int32.bytes, ALIGNMENT) + 5 * ALIGNMENT,
     scratch: roundUp(vocabSize * 12, ALIGNMENT),
   };
+}
+
+/** Device memory that weights pass through while they are loaded: windows of rows, kept with the context. The CPU reads files in place. */
+export function loadStagingBytes(device: DeviceName): number {
+  return parseDevice(device).type === 'cuda' ? 8 * 2 ** 20 : 0;
 }

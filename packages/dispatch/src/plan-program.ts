@@ -1,37 +1,19 @@
 /**
- * Plans a recorded Program over devices: strategy or explicit map → segments and every device's bytes. Pure: needs no device, no weights. What it
- * returns is what the executors allocate. Does not record (see `plan-device-map.ts`) and does not load.
+ * Plans a recorded Program over devices: strategy or explicit map → segments and every device's bytes. Pure: needs no
+ * device, no weights. What it returns is what the executors allocate. Where ops go is `place-ops.ts`; recording is
+ * `plan-device-map.ts`.
  */
-import {
-  DeviceMapError,
-  type DeviceName,
-  type DimValues,
-  formatBytes,
-  InsufficientMemoryError,
-  type Program,
-  type ProgramOp,
-  parseDevice,
-} from '@metashard/core';
+import { type DeviceName, type DimValues, formatBytes, InsufficientMemoryError, type Program } from '@metashard/core';
 import { type CostModel, DATASHEET_COSTS, EXPECTED_USE, type ExpectedUse, stageMs, workOf } from './costs.js';
-import { canonicalDeviceMap, deviceOfOps, longestPrefix } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
-import { type DeviceMemory, planDeviceMemory, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
-import {
-  balancedLow0Partition,
-  balancedPartition,
-  blockOf,
-  type PartitionProblem,
-  sequentialPartition,
-  type Unit,
-  UnitRanges,
-  unitsOf,
-} from './partition.js';
-import { bestPlacement, type Objective, type PlacementDevice, type Stage, stagesOf } from './placement.js';
+import { type DeviceMemory, loadStagingBytes, planDeviceMemory, samplingBytes } from './memory-plan.js';
+import { blockOf } from './partition.js';
+import { placeByStrategy, placeExplicitly } from './place-ops.js';
+import type { Objective } from './placement.js';
 import type { DeviceMap, DevicePlan, PlanDevice, Strategy } from './plan.js';
 import { moduleBytes } from './plan-modules.js';
 import { ProgramFacts } from './program-facts.js';
 import { cutSegments, type Segment } from './segments.js';
-import { isTableLookup, READ_AHEAD } from './stream-plan.js';
 
 export interface PlanRequest {
   program: Program;
@@ -100,237 +82,6 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     ignoredConfigFields: request.ignoredConfigFields ?? [],
   };
   return { plan, segments, memory };
-}
-
-interface PlacedOps {
-  /** Where each op computes. */
-  deviceOfOp: DeviceName[];
-  /** Ops whose weights are streamed from disk. */
-  streamedOps: Set<number>;
-  /** Where each module's weights lie. */
-  deviceMap: Record<string, DeviceName>;
-}
-
-function placeExplicitly({ deviceMap, modulePaths, devices }: PlanRequest, facts: ProgramFacts): PlacedOps {
-  const names = devices.map((device) => device.name);
-  const canonical = canonicalDeviceMap(
-    deviceMap as DeviceMap,
-    names.find((name) => parseDevice(name).type === 'cpu'),
-  );
-  for (const [prefix, { device, executeOn }] of Object.entries(canonical)) {
-    const missing = [device, executeOn].find((name) => name !== 'disk' && !names.includes(name));
-    if (missing !== undefined) {
-      throw new DeviceMapError(
-        `device_map.${prefix}: expected one of the devices ${names.join(', ')}, got ${missing}`,
-        {
-          hint: `add ${missing} to devices`,
-        },
-      );
-    }
-  }
-  const computing = Object.fromEntries(Object.entries(canonical).map(([prefix, { executeOn }]) => [prefix, executeOn]));
-  const streamedOps = new Set<number>();
-  for (const [index, op] of facts.program.ops.entries()) {
-    const key = longestPrefix(canonical, op.module);
-    if (key !== undefined && canonical[key]?.device === 'disk') streamedOps.add(index);
-  }
-  return {
-    deviceOfOp: deviceOfOps(facts, computing, modulePaths),
-    streamedOps,
-    deviceMap: Object.fromEntries(Object.entries(canonical).map(([prefix, { device }]) => [prefix, device])),
-  };
-}
-
-function placeByStrategy(request: PlanRequest, facts: ProgramFacts): PlacedOps {
-  const { program, blockPaths } = request;
-  const devices = request.devices.filter(({ name }) => name !== 'disk');
-  const units = unitsOf(facts, blockPaths);
-  const overhead = perDeviceOverhead(request, facts, units);
-  const capacities = devices.map((device) => device.budgetBytes - device.reserveBytes - overhead);
-  const ranges = new UnitRanges(facts, units);
-  const fitting = chooseStages({ ...request, devices }, facts, { ranges, capacities });
-  const spilled =
-    fitting === undefined && devices.length < request.devices.length
-      ? spillToDisk(facts, units, devices, { ranges, capacities })
-      : undefined;
-  const stages = fitting ?? spilled?.stages;
-  if (stages === undefined) throw doesNotFit(devices, { ranges, capacities }, overhead);
-  const streamedOps = new Set<number>();
-  const deviceOfOp = new Array<DeviceName>(program.ops.length).fill((devices[0] as DeviceBudget).name);
-  const deviceMap: Record<string, DeviceName> = {};
-  for (const stage of stages) {
-    const device = (devices[stage.device] as DeviceBudget).name;
-    for (const [u, unit] of units.slice(stage.from, stage.to).entries()) {
-      const streams = stage.from + u >= (spilled?.firstStreamed ?? units.length);
-      deviceMap[unit.module] = streams && unit.weights.length > 0 ? 'disk' : device;
-      for (const op of unit.ops) {
-        deviceOfOp[op] = device;
-        if (streams) streamedOps.add(op);
-      }
-    }
-  }
-  return { deviceOfOp: headRowsWithHead(program, deviceOfOp), streamedOps, deviceMap };
-}
-
-/** Bytes of a unit's weights that a step reads whole: not those it only looks rows up in. */
-function bytesReadWhole(facts: ProgramFacts, unit: Unit): number {
-  const read = new Set<number>();
-  for (const index of unit.ops) {
-    const op = facts.program.ops[index] as ProgramOp;
-    if (isTableLookup(op.op)) continue;
-    for (const id of op.inputs)
-      if (facts.program.tensors[facts.storageOf(id)]?.kind === 'weight') read.add(facts.storageOf(id));
-  }
-  return facts.sum(read);
-}
-
-/** The sum of the `count` largest. */
-function sumOfLargest(sizes: readonly number[], count: number): number {
-  return sizes
-    .toSorted((a, b) => b - a)
-    .slice(0, count)
-    .reduce((sum, size) => sum + size, 0);
-}
-
-/**
- * What does not fit is streamed: devices are filled in order, the last CPU keeps room for the portions at work and read ahead and computes the rest from disk.
- * undefined where there is no CPU, or not room enough even so.
- */
-function spillToDisk(
-  facts: ProgramFacts,
-  units: readonly Unit[],
-  devices: readonly DeviceBudget[],
-  { ranges, capacities }: PartitionProblem,
-): { stages: Stage[]; firstStreamed: number } | undefined {
-  const streamer = devices.findLastIndex(({ name }) => parseDevice(name).type === 'cpu');
-  if (streamer < 0) return undefined;
-  const stages: Stage[] = [];
-  let from = 0;
-  for (const [device, capacity] of capacities.entries()) {
-    if (device === streamer) continue;
-    let to = from;
-    while (to < units.length && ranges.bytes(from, to + 1) <= capacity) to++;
-    if (to > from) stages.push({ device, from, to });
-    from = to;
-  }
-  const rest = units.slice(from);
-  const cache = rest.reduce((sum, unit) => sum + unit.kvCacheBytes, 0);
-  // Whichever of them come to be neighbours once the first are kept.
-  const window = sumOfLargest(
-    rest.map((unit) => bytesReadWhole(facts, unit)),
-    READ_AHEAD + 1,
-  );
-  let room = (capacities[streamer] as number) - cache - window;
-  if (room < 0) return undefined;
-  let firstStreamed = from;
-  while (firstStreamed < units.length && (units[firstStreamed] as Unit).weightsBytes <= room) {
-    room -= (units[firstStreamed] as Unit).weightsBytes;
-    firstStreamed++;
-  }
-  stages.push({ device: streamer, from, to: units.length });
-  return { stages, firstStreamed };
-}
-
-/** `select_rows` belongs to the unit before it, but runs with the head, so that only the wanted rows pass through it there. */
-function headRowsWithHead(program: Program, deviceOfOp: DeviceName[]): DeviceName[] {
-  for (const [i, op] of program.ops.entries()) {
-    const next = deviceOfOp[i + 1];
-    if (op.op === 'select_rows' && next !== undefined) deviceOfOp[i] = next;
-  }
-  return deviceOfOp;
-}
-
-/** `auto` is the placement that answers soonest; the others spread by bytes in the order given, CUDA devices before the CPU takes what they cannot. */
-function chooseStages(request: PlanRequest, facts: ProgramFacts, problem: PartitionProblem): Stage[] | undefined {
-  const { devices, deviceMap: strategy, objective = 'latency' } = request;
-  if (strategy === 'auto')
-    return bestPlacement({ ranges: problem.ranges, devices: placementDevices(request, facts, problem), objective });
-  const solve = {
-    balanced: balancedPartition,
-    balanced_low_0: balancedLow0Partition,
-    sequential: sequentialPartition,
-  }[strategy as Exclude<Strategy, 'auto'>];
-  const gpus = devices.findIndex((device) => parseDevice(device.name).type !== 'cuda');
-  const overGpus = gpus > 0 ? solve({ ...problem, capacities: problem.capacities.slice(0, gpus) }) : undefined;
-  const ends = overGpus ?? (gpus > 0 ? sequentialPartition(problem) : solve(problem));
-  return ends === undefined ? undefined : stagesOf(ends);
-}
-
-/** What each device would take for any run of units, in milliseconds of the expected request. */
-function placementDevices(
-  { devices, costs = DATASHEET_COSTS, expectedUse = EXPECTED_USE }: PlanRequest,
-  facts: ProgramFacts,
-  { ranges, capacities }: PartitionProblem,
-): PlacementDevice[] {
-  const [bytes, operations] = [[0], [0]];
-  for (const [i, unit] of ranges.units.entries()) {
-    const work = workOf(
-      facts,
-      unit.ops.map((index) => facts.program.ops[index] as ProgramOp),
-      unit.kvCacheBytes,
-    );
-    bytes.push((bytes[i] as number) + work.decodeBytes);
-    operations.push((operations[i] as number) + work.operations);
-  }
-  const between = (sums: readonly number[], from: number, to: number): number =>
-    (sums[to] as number) - (sums[from] as number);
-  return devices.map((device, d) => {
-    const own = costs.of(device.name);
-    const capacity = capacities[d] as number;
-    return {
-      capacity,
-      key: `${capacity},${own.bandwidth},${own.rate},${own.hopMs}`,
-      hopMs: own.hopMs * (expectedUse.newTokens + 1),
-      stageMs: (from, to) =>
-        stageMs({ decodeBytes: between(bytes, from, to), operations: between(operations, from, to) }, own, expectedUse)
-          .request,
-    };
-  });
-}
-
-/** Device memory that weights pass through while they are loaded: windows of rows, kept with the context. The CPU reads files in place. */
-const loadStagingBytes = (device: DeviceName): number => (parseDevice(device).type === 'cuda' ? 8 * 2 ** 20 : 0);
-
-/** Bytes every device may need besides weights and cache, whatever its units are: an upper bound; the exact figure follows from the segments. */
-function perDeviceOverhead(
-  { program, devices, dims, vocabSize, maxSeqLen }: PlanRequest,
-  facts: ProgramFacts,
-  units: readonly Unit[],
-): number {
-  const largest = (pick: (unit: Unit) => number): number => units.reduce((most, unit) => Math.max(most, pick(unit)), 0);
-  let [inputs, crossing] = [0, 0];
-  for (const [id, tensor] of program.tensors.entries()) {
-    if (tensor.kind === 'input') inputs += facts.bytesOf(id);
-  }
-  const unitOf = new Map<number, number>();
-  for (const [u, unit] of units.entries()) {
-    for (const op of unit.ops) for (const id of program.ops[op]?.outputs ?? []) unitOf.set(id, u);
-  }
-  for (const [u, unit] of units.entries()) {
-    const from = new Set<number>();
-    for (const op of unit.ops) {
-      for (const id of program.ops[op]?.inputs ?? []) {
-        const storage = facts.storageOf(id);
-        if ((unitOf.get(storage) ?? u) !== u) from.add(storage);
-      }
-    }
-    crossing = Math.max(crossing, facts.sum(from));
-  }
-  const sampling =
-    vocabSize === null ? { activations: 0, scratch: 0 } : samplingBytes(dims.sequences, maxSeqLen, vocabSize);
-  const scratch = Math.max(
-    largest((unit) => unit.scratchBytes),
-    sampling.scratch,
-  );
-  const staging = Math.max(...devices.map(({ name }) => loadStagingBytes(name)));
-  return (
-    staging +
-    largest((unit) => unit.activationsBytes) +
-    (STEPS_IN_FLIGHT + 2) * crossing +
-    inputs +
-    sampling.activations +
-    scratch
-  );
 }
 
 function describeDevice(
@@ -414,28 +165,6 @@ function checkBudgets(devices: readonly PlanDevice[]): void {
     {
       hint: 'raise max_memory, add a device, set load_in_8bit, or lower max_seq_len or max_batch_size',
       details: { device: worst.name, neededBytes: needed, availableBytes: worst.budgetBytes },
-    },
-  );
-}
-
-/** Names the device that would be short the most if the model were spread evenly. */
-function doesNotFit(
-  devices: readonly DeviceBudget[],
-  { ranges, capacities }: PartitionProblem,
-  overhead: number,
-): InsufficientMemoryError {
-  const ends = balancedPartition({ ranges, capacities: capacities.map(() => Number.POSITIVE_INFINITY) }) as number[];
-  let worst = { device: devices[0] as DeviceBudget, needed: 0, short: Number.NEGATIVE_INFINITY };
-  for (const [d, device] of devices.entries()) {
-    const needed = ranges.bytes(ends[d - 1] ?? 0, ends[d] as number) + overhead + device.reserveBytes;
-    if (needed - device.budgetBytes > worst.short) worst = { device, needed, short: needed - device.budgetBytes };
-  }
-  const available = worst.device.budgetBytes;
-  return new InsufficientMemoryError(
-    `model does not fit: spread evenly, ${worst.device.name} needs ${formatBytes(worst.needed)}, ${formatBytes(available)} available`,
-    {
-      hint: 'raise max_memory, add a device, set load_in_8bit, or lower max_seq_len or max_batch_size',
-      details: { device: worst.device.name, neededBytes: worst.needed, availableBytes: available },
     },
   );
 }
