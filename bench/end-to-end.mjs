@@ -18,7 +18,7 @@ import { Ceilings } from './ceilings.mjs';
 import { makeModel, readConfig } from './make-model.mjs';
 import { MODEL_CONFIGS } from './model-configs.mjs';
 import { NOISE_LIMIT, waitForQuiet } from './noise.mjs';
-import { countOutlierColumns } from './outlier-columns.mjs';
+import { countOutlierColumns, outlierTable } from './outlier-columns.mjs';
 import { median, withRange } from './statistics.mjs';
 import { markdownTable } from './table.mjs';
 
@@ -185,22 +185,30 @@ const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(2)} GB`;
 
 /** Throughput, loading and outliers as three tables. `reps` and `loads`: how many clean repetitions were asked for. */
 export function endToEndTables({ results }, { reps = 5, loads = 3 } = {}) {
-  const throughput = results.map(({ model, mode, phases, facts }) => [
+  const throughput = results.map(({ model, mode, phases, facts, outliers }) => [
     `${model} ${mode}`,
     ...PHASES.map((phase) => throughputCell(phase, phases[phase], Math.min(reps, 3))),
     `${facts.headDtype}, ${facts.cacheDtype}`,
+    outlierCell(outliers),
   ]);
   const loading = results.map((result) => loadingRow(result, Math.min(loads, 2)));
   return {
     throughput: markdownTable(
-      ['model', 'prefill 512', 'decode, 1 sequence', 'decode, 8 sequences', 'head, attention and cache'],
+      [
+        'model',
+        'prefill 512',
+        'decode, 1 sequence',
+        'decode, 8 sequences',
+        'head, attention and cache',
+        'outlier columns a linear',
+      ],
       throughput,
     ),
     loading: markdownTable(
       ['model', 'load', 'GB/s', 'start to first token', 'peak then', 'peak after all', 'weights and cache'],
       loading,
     ),
-    outliers: outlierTable(results),
+    outliers: outlierTable(results.filter(({ outliers }) => outliers !== undefined)),
   };
 }
 
@@ -227,18 +235,12 @@ function loadingRow({ model, mode, loads, checkpointBytes, peakResidentBytes, fa
   ];
 }
 
-/** Outlier columns met per linear; a model whose planted linears met none is named invalid. */
-function outlierTable(results) {
-  const rows = results
-    .filter(({ outliers }) => outliers !== undefined)
-    .flatMap(({ model, outliers }) =>
-      outliers.map(({ kind, width, planted, decode1, decode8, prefill512 }) => [
-        `${model} ${kind}`,
-        width,
-        ...[decode1, decode8, prefill512].map((count) => (planted && count === 0 ? 'invalid: 0' : count.toFixed(1))),
-      ]),
-    );
-  return markdownTable(['linear', 'inputs', '1 row', '8 rows', '512 rows'], rows);
+/** Outlier columns that a model's 8-bit linears met, least to most; a model where one met none is no measure: invalid. */
+function outlierCell(outliers) {
+  if (outliers === undefined) return '–';
+  const counts = outliers.flatMap(({ decode1, decode8, prefill512 }) => [decode1, decode8, prefill512]);
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  return least === 0 ? 'invalid: 0' : `${Number(least.toFixed(1))} to ${Number(most.toFixed(1))}`;
 }
 
 async function main() {

@@ -1,11 +1,12 @@
 /**
- * Writes a checkpoint of random float16 weights for a config: real safetensors (sharded above 2 GB) and a config.json, no tokenizer. Matrices are
- * N(0, 0.02), biases 0. In every block's norms a few columns are large: the activations behind them pass LLM.int8()'s threshold of 6, as the outlier
- * features of trained models do (Dettmers et al. 2022, section 4). Names and shapes come from the module tree.
+ * Writes a checkpoint of random float16 weights for a config: real safetensors (sharded above 2 GB) and a config.json,
+ * no tokenizer. Matrices are N(0, 0.02), norms 1, biases 0; names and shapes come from the module tree. Outlier features
+ * are planted as trained models have them (outlier-features.mjs).
  *
  *   node bench/make-model.mjs CONFIG OUT [--seed 0] [--outliers 7]
  *
- * CONFIG: bloom-560m, bloom-1b7, llama-1b1 or the path of a config.json. --outliers counts features per 4096 of the norm's width.
+ * CONFIG: bloom-560m, bloom-1b7, llama-1b1 or the path of a config.json. --outliers counts features per 4096 inputs of a
+ * linear.
  */
 import {
   closeSync,
@@ -23,14 +24,9 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { buildModel, float32ToFloat16Bits, nn, uniformGenerator } from 'metashard';
 import { MODEL_CONFIGS } from './model-configs.mjs';
+import { featureCount, plantFeatures } from './outlier-features.mjs';
 
 const WEIGHT_STD = 0.02;
-/**
- * A block's norms: their planted columns, where |12 x| passes 6 in 62 % of the rows, and all others. With 1 for the others, products of two activations
- * (Llama's gated MLP) would pass the threshold in 16 % of the columns of a prompt of 512 tokens, which no trained model does; with 0.5 it is 0.2 %.
- */
-const PLANTED_WEIGHT = 12;
-const NORM_WEIGHT = 0.5;
 const SHARD_BYTES = 2e9;
 /** Values of the table that all matrices are cut from, and of the longest piece taken at once. */
 const TABLE_VALUES = 2 ** 22;
@@ -38,17 +34,20 @@ const PIECE_VALUES = 2 ** 19;
 
 /**
  * Writes the checkpoint folder `out`; nothing is done where a complete one from the same arguments lies there already.
- * Returns { folder, bytes, parameters, outlierColumns } (columns per norm) and `made`, whether it was written now.
+ * Returns { folder, bytes, parameters, outlierColumns } (features of the hidden states) and `made`, whether it was
+ * written now.
  */
 export function makeModel(config, out, { seed = 0, outliers = 7 } = {}) {
   const raw = { ...config, torch_dtype: 'float16' };
-  const tensors = describeTensors(raw, outliers);
-  const recipe = JSON.stringify({ version: 3, seed, outliers, raw });
+  const { model, config: known } = buildModel(raw, { dtype: 'float16' });
+  const tensors = describeTensors(model);
+  plantFeatures(tensors, known, outliers);
+  const recipe = JSON.stringify({ version: 4, seed, outliers, raw });
   const facts = {
     folder: out,
     bytes: tensors.reduce((sum, { nbytes }) => sum + nbytes, 0),
     parameters: tensors.reduce((sum, { nbytes }) => sum + nbytes / 2, 0),
-    outlierColumns: Math.max(0, ...tensors.map(({ planted = 0 }) => planted)),
+    outlierColumns: featureCount(known.hiddenSize, outliers),
   };
   const stamp = join(out, 'recipe.json');
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === recipe) return { ...facts, made: false };
@@ -59,11 +58,11 @@ export function makeModel(config, out, { seed = 0, outliers = 7 } = {}) {
   return { ...facts, made: true };
 }
 
-const plantedColumns = (width, outliers) => Math.max(outliers > 0 ? 1 : 0, Math.round((outliers * width) / 4096));
-
-/** Name, shape and bytes of every parameter, a tied one once; `fill` is its one value, null for random ones. */
-function describeTensors(raw, outliers) {
-  const { model, architecture } = buildModel(raw, { dtype: 'float16' });
+/**
+ * Every parameter, a tied one once: { path, module, name, shape, nbytes, fill, planted }. `fill` is its one value, null
+ * for random ones; `planted` takes { index, value } of single elements.
+ */
+function describeTensors(model) {
   const tensors = [];
   const seen = new Set();
   for (const [path, module] of model.namedModules()) {
@@ -72,10 +71,8 @@ function describeTensors(raw, outliers) {
       if (seen.has(parameter)) continue;
       seen.add(parameter);
       const { shape } = parameter;
-      const inBlock = path.startsWith(`${architecture.blocksPath}.`);
-      const fill = name === 'bias' ? 0 : !isNorm ? null : inBlock ? NORM_WEIGHT : 1;
-      const planted = fill === NORM_WEIGHT ? plantedColumns(shape[0], outliers) : 0;
-      tensors.push({ name: `${path}.${name}`, shape, nbytes: parameter.numel * 2, fill, planted });
+      const fill = name === 'bias' ? 0 : isNorm ? 1 : null;
+      tensors.push({ path, module, name: `${path}.${name}`, shape, nbytes: parameter.numel * 2, fill, planted: [] });
     }
   }
   return tensors;
@@ -130,18 +127,21 @@ function writeShard(path, tensors, table, random) {
   const file = openSync(path, 'w');
   try {
     writeSync(file, header);
-    for (const tensor of tensors) writeTensor(file, tensor, table, random);
+    for (const tensor of tensors) {
+      writeTensor(file, tensor, header.length + entries[tensor.name].data_offsets[0], table, random);
+    }
   } finally {
     closeSync(file);
   }
 }
 
-function writeTensor(file, { shape, fill, planted, nbytes }, table, random) {
-  if (fill === null) return writeNormal(file, nbytes / 2, table, random);
-  const values = new Uint16Array(shape[0]).fill(float32ToFloat16Bits(fill));
-  const outlier = float32ToFloat16Bits(PLANTED_WEIGHT);
-  for (const column of distinctColumns(shape[0], planted, random)) values[column] = outlier;
-  writeSync(file, values);
+/** The tensor's values, then the planted ones over them. */
+function writeTensor(file, { shape, fill, planted, nbytes }, at, table, random) {
+  if (fill === null) writeNormal(file, nbytes / 2, table, random);
+  else writeSync(file, new Uint16Array(shape[0]).fill(float32ToFloat16Bits(fill)));
+  for (const { index, value } of planted) {
+    writeSync(file, Uint16Array.of(float32ToFloat16Bits(value)), 0, 2, at + 2 * index);
+  }
 }
 
 /** Pieces of the table, each from a place of its own, many to a system call. */
@@ -158,12 +158,6 @@ function writeNormal(file, count, table, random) {
     if (written !== bytes)
       throw new Error(`make-model: expected to write ${bytes} bytes, got ${written}: is the disk full?`);
   }
-}
-
-function distinctColumns(width, count, random) {
-  const columns = new Set();
-  while (columns.size < count) columns.add(Math.floor(random() * width));
-  return columns;
 }
 
 /** float16 bits of N(0, 0.02) by Box and Muller. */
@@ -205,7 +199,7 @@ function main() {
     ? `written in ${seconds.toFixed(1)} s (${(made.bytes / 1e6 / seconds).toFixed(0)} MB/s)`
     : 'was there already';
   console.log(
-    `${out}: ${millions} M parameters, ${(made.bytes / 1e9).toFixed(2)} GB, ${made.outlierColumns} outlier columns a norm, ${rate}`,
+    `${out}: ${millions} M parameters, ${(made.bytes / 1e9).toFixed(2)} GB, ${made.outlierColumns} outlier features, ${rate}`,
   );
 }
 

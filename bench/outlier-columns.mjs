@@ -5,7 +5,7 @@
  *   node bench/outlier-columns.mjs MODEL [--blocks 4] [--threshold 6]
  */
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import {
@@ -26,8 +26,9 @@ const SEQUENCES = 8;
 const PREFILL = 512;
 
 /**
- * Columns met per linear of a kind (`self_attn.q_proj`), the mean over the blocks: { kind, width, decode1, decode8, prefill512 }. Decode rows are the last
- * tokens of 8 sequences, alone (the mean of the 8) and together.
+ * Columns met per linear of a kind (`self_attn.q_proj`): { kind, width, decode1, decode8, prefill512 }, each the mean over
+ * the blocks, and 0 where any linear of that kind met none. Decode rows are the last tokens of 8 sequences, alone and
+ * together.
  */
 export async function countOutlierColumns(folder, { blocks = 4, threshold = 6 } = {}) {
   const { model, config } = await loadFirstBlocks(folder, blocks, threshold);
@@ -67,12 +68,10 @@ export async function countOutlierColumns(folder, { blocks = 4, threshold = 6 } 
         ),
       ),
   );
-  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const mean = (values) => (values.includes(0) ? 0 : values.reduce((sum, value) => sum + value, 0) / values.length);
   return [...kinds.values()].map(({ kind, width, ...counts }) => ({
     kind,
     width,
-    // What a norm feeds, where outliers were planted.
-    planted: /q_proj|k_proj|v_proj|query_key_value|gate_proj|up_proj|h_to_4h/.test(kind) && !kind.includes('4h_to_h'),
     ...Object.fromEntries(Object.entries(counts).map(([phase, values]) => [phase, mean(values)])),
   }));
 }
@@ -121,13 +120,15 @@ function columnsBeyond(x, threshold, rows) {
   return beyond.reduce((sum, one) => sum + one, 0);
 }
 
-/** The counts as a table. */
-export function outlierTable(counts) {
-  const rows = counts.map(({ kind, width, decode1, decode8, prefill512 }) => [
-    kind,
-    width,
-    ...[decode1, decode8, prefill512].map((count) => count.toFixed(1)),
-  ]);
+/** The counts of models, [{ model, outliers }], as a table; a count of 0 says that a model is no measure of the method. */
+export function outlierTable(models) {
+  const rows = models.flatMap(({ model, outliers }) =>
+    outliers.map(({ kind, width, decode1, decode8, prefill512 }) => [
+      `${model} ${kind}`,
+      width,
+      ...[decode1, decode8, prefill512].map((count) => (count === 0 ? 'invalid: 0' : count.toFixed(1))),
+    ]),
+  );
   return markdownTable(['linear', 'inputs', '1 row', '8 rows', '512 rows'], rows);
 }
 
@@ -144,7 +145,7 @@ async function main() {
     blocks: Number(values.blocks),
     threshold: Number(values.threshold),
   });
-  console.log(outlierTable(counts));
+  console.log(outlierTable([{ model: basename(resolve(positionals[0])), outliers: counts }]));
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

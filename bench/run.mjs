@@ -1,11 +1,13 @@
 /**
- * All benchmarks, one after another: whole models, then every op. Prints the tables and writes them with the hardware, the date and the command between the
- * markers of docs/benchmarks.md.
+ * All benchmarks, one after another: whole models, the case table, then every op at real sizes. Prints the tables and
+ * writes them with the hardware, the date and the command between the markers of docs/benchmarks.md.
  *
- *   npm run bench -- [--quick] [--only models|ops] [--models bloom-560m,llama-1b1,bloom-1b7] [--threads 2] [--folder DIR] [--patience 60] [--no-write]
+ *   npm run bench -- [--quick] [--only models|cases|ops] [--models bloom-560m,llama-1b1,bloom-1b7] [--threads 2]
+ *                    [--folder DIR] [--patience 60] [--no-write]
  *
- * --quick: short runs of the two smaller models, printed only. --only: measures one half again and keeps the other from the last run. --folder (default:
- * metashard-bench in the temporary folder) takes the generated models, about 7 GB, the compiled probe and the results. --patience: see end-to-end.mjs.
+ * --quick: short runs of the two smaller models, printed only. --only: measures one part again and keeps the others from
+ * the last run. --folder (default: metashard-bench in the temporary folder) takes the generated models, about 7 GB, the
+ * compiled probe and the results. --patience: see end-to-end.mjs.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -13,6 +15,7 @@ import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { casesTable, runCases } from './cases.mjs';
 import { endToEndTables, runEndToEnd } from './end-to-end.mjs';
 import { opsTable, rowLine, runOps } from './ops.mjs';
 
@@ -20,6 +23,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const DOCUMENT = join(ROOT, 'docs/benchmarks.md');
 const BEGIN = '<!-- measured: written by bench/run.mjs -->';
 const END = '<!-- end of measured -->';
+const PARTS = ['models', 'cases', 'ops'];
 
 function parseOptions() {
   const { values } = parseArgs({
@@ -37,7 +41,7 @@ function parseOptions() {
   const patience = Number(values.patience ?? (quick ? 0 : 60));
   return {
     folder,
-    parts: only === undefined ? ['models', 'ops'] : [only],
+    parts: only === undefined ? PARTS : [only],
     models: (values.models ?? (quick ? 'bloom-560m,llama-1b1' : 'bloom-560m,llama-1b1,bloom-1b7')).split(','),
     threads: Number(values.threads),
     patience,
@@ -88,6 +92,10 @@ function modelsSection({ about, run, options }) {
   ].join('\n\n');
 }
 
+function casesSection({ about, run }) {
+  return ['### The case table', describe(about, run), casesTable(run)].join('\n\n');
+}
+
 function opsSection({ about, run }) {
   const { read, int8, float } = run.ceilings;
   const ceilings = `${read.toFixed(1)} GB/s plain read, ${int8.toFixed(2)} TOPS in int8, ${float.toFixed(2)} TFLOPS in float32`;
@@ -110,16 +118,18 @@ async function main() {
   const results = options.write && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
   const measure = {
     models: () => runEndToEnd(options.models, { ...options, log }),
+    cases: () => runCases({ threads: options.threads }),
     ops: () => runOps({ ...options, onRow: (row) => log(rowLine(row)) }),
   };
   for (const part of options.parts) {
-    if (!Object.hasOwn(measure, part)) throw new Error(`run: expected --only models or ops, got ${part}`);
+    if (!PARTS.includes(part)) throw new Error(`run: expected --only ${PARTS.join(', ')}, got ${part}`);
     results[part] = { about: circumstances(), run: await measure[part](), options };
     mkdirSync(options.folder, { recursive: true });
     if (options.write) writeFileSync(file, JSON.stringify(results));
   }
-  const sections = [results.models && modelsSection(results.models), results.ops && opsSection(results.ops)];
-  const text = sections.filter((section) => section !== undefined).join('\n\n');
+  const section = { models: modelsSection, cases: casesSection, ops: opsSection };
+  const measured = PARTS.filter((part) => results[part] !== undefined);
+  const text = measured.map((part) => section[part](results[part])).join('\n\n');
   console.log(text);
   if (options.write) writeDocument(text);
 }
