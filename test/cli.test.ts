@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { runCli } from '../packages/dispatch/dist/cli/index.js';
 import { loadConfig } from '../packages/dispatch/dist/config/load-config.js';
 
@@ -80,6 +80,7 @@ describe('help and usage', () => {
         estimate [options] <target>       show what a model takes and which machines hold it
         pack [options] <target>           write the weights as kernels use them, for fast starts and streaming
         calibrate [options]               measure this machine's memory, processors and disk for plans
+        bench [options] <target>          time prefill and decoding of a model, beside what the devices could do
         devices [options]                 list the devices of this machine
         quant-compare [options] <target>  measure what quantization costs a model on a text
         help [command]                    display help for command
@@ -237,6 +238,37 @@ describe('plan and devices', () => {
     expect(code).toBe(0);
     expect(out).toMatch(/│ cpu:0 +│ .* │ +[\d.]+ GiB │/);
     expect(out).toMatch(/cpu: isa \S+/);
+  });
+});
+
+describe('bench', () => {
+  const bench = ['bench', STORIES, '--devices', 'cpu:0,cpu:1', '--device-map', 'balanced', '--new-tokens', '8'];
+  const quick = [...bench, '--prompt-tokens', '32', '--repetitions', '1'];
+  afterEach(() => {
+    vi.unstubAllEnvs();
+  });
+
+  it('measures the machine once, then prints a row per run', async () => {
+    vi.stubEnv('METASHARD_CACHE', join(folder, 'cache'));
+    const { code, out, err } = await run([...quick, '--batches', '1,3']);
+    expect(code).toBe(0);
+    expect(err).toMatch(/^measuring this machine once/);
+    expect(out).toMatch(/│ prefill, 32 tokens +│ +[\d.]+ │ +[\d.]+ │ +– │ +\d+ % │/);
+    expect(out).toMatch(/│ decode, 3 sequences +│ +[\d.]+ │ +[\d.]+ │ +[\d.]+ GB\/s │ +\d+ % │/);
+    expect(out).toMatch(/\nloaded in [\d.]+ s; peak memory: cpu:0 .*, process [\d.]+ MiB\n$/);
+    const again = await run([...quick, '--batches', '2', '--json']);
+    expect({ code: again.code, err: again.err }).toEqual({ code: 0, err: '' });
+    const report = JSON.parse(again.out);
+    expect(report).toMatchObject({ costs: 'measured', rows: [{ phase: 'prefill' }, { phase: 'decode', tokens: 16 }] });
+    for (const row of report.rows) expect(row.floorMs).toBeGreaterThan(0);
+  });
+
+  it('refuses numbers that count nothing', async () => {
+    const { code, err } = await run([...bench, '--batches', '1,0']);
+    expect({ code, err }).toEqual({
+      code: 2,
+      err: expect.stringContaining('--batches: expected a whole number from 1 up, got "0"'),
+    });
   });
 });
 

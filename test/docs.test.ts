@@ -80,7 +80,7 @@ describe('configuration.md', () => {
       await runCli([...args, '--help'], { stdin: Readable.from([]), stdout, stderr: new PassThrough(), env: {} });
       return String(stdout.read());
     };
-    const commands = [...(await help()).matchAll(/^ {2}(\w+) \[options\]/gm)].map(([, name]) => name as string);
+    const commands = [...(await help()).matchAll(/^ {2}([\w-]+) \[options\]/gm)].map(([, name]) => name as string);
     expect(commands).toContain('estimate');
     for (const command of commands) {
       for (const [flag] of (await help(command)).matchAll(/(?<=^ {2})--[\w-]+/gm))

@@ -1,6 +1,7 @@
 /** The command line: its verbs, one file each, and what is the same for all: help, version, errors and exit codes. */
 import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
+import { defineBench } from './bench.js';
 import { defineCalibrate } from './calibrate.js';
 import { type CliIo, OutputClosed } from './cli-io.js';
 import { defineDevices } from './devices.js';
@@ -50,6 +51,7 @@ function makeProgram(io: CliIo): Command {
   defineEstimate(program, io);
   definePack(program, io);
   defineCalibrate(program, io);
+  defineBench(program, io);
   defineDevices(program, io);
   defineQuantCompare(program, io);
   return program;

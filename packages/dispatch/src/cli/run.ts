@@ -7,21 +7,16 @@
 import { ArgumentError, ConfigError, formatBytes } from '@metashard/core';
 import type { Command } from 'commander';
 import type { RunConfig } from '../config/run-config.js';
-import { toGenerateOptions, toLoadOptions } from '../config/run-options.js';
+import { toGenerateOptions } from '../config/run-options.js';
 import type { DeviceStats, LoadedModel } from '../loaded-model.js';
-import type { Logger, Prompt } from '../options.js';
-import { formatPlanTable } from '../plan-table.js';
-import { showLoadProgress } from '../progress-bar.js';
+import type { Prompt } from '../options.js';
 import { runChat } from './chat.js';
 import { type CliIo, colorsFor, readAll, writeText } from './cli-io.js';
 import { Interrupts, Stopped } from './interrupts.js';
+import { type LoadFlags, loadTarget } from './load-target.js';
 import { addSettingFlags, readTarget, settingFlags } from './target.js';
 
-interface RunFlags extends Record<string, unknown> {
-  json?: boolean;
-  quiet?: boolean;
-  verbose?: boolean;
-}
+type RunFlags = LoadFlags & Record<string, unknown>;
 
 export function defineRun(program: Command, io: CliIo): void {
   const command = program
@@ -54,7 +49,7 @@ async function runTarget(config: RunConfig, given: string | undefined, flags: Ru
   const interrupts = new Interrupts();
   const { signal, end } = interrupts.begin();
   try {
-    const model = await load(config, flags, io, signal);
+    const model = await loadTarget(config, flags, io, signal);
     try {
       if (isChat) await chat(model, config, flags, io, interrupts, signal);
       else await printContinuation(model, prompt, config, flags, io, signal);
@@ -67,25 +62,6 @@ async function runTarget(config: RunConfig, given: string | undefined, flags: Ru
     end();
     interrupts.dispose();
   }
-}
-
-async function load(config: RunConfig, flags: RunFlags, io: CliIo, signal: AbortSignal): Promise<LoadedModel> {
-  const { loadModel, planModel } = await import('../load-model.js');
-  const options = { ...toLoadOptions(config), signal, logger: loggerFor(flags, io) };
-  const isSilent = flags.quiet === true || flags.json === true;
-  if (!isSilent) io.stderr.write(`${formatPlanTable(await planModel(config.model, options))}\n`);
-  const progress = showLoadProgress({ stream: io.stderr, env: io.env, quiet: isSilent });
-  try {
-    return await loadModel(config.model, { ...options, onProgress: (step) => progress.update(step) });
-  } finally {
-    progress.stop();
-  }
-}
-
-function loggerFor({ verbose, quiet }: RunFlags, io: CliIo): Logger {
-  const write = (message: string) => void io.stderr.write(`${message}\n`);
-  const silent = () => {};
-  return { info: verbose ? write : silent, warn: quiet ? silent : write, debug: verbose ? write : silent };
 }
 
 async function chat(

@@ -1,0 +1,39 @@
+/** Loading a model for a verb: the plan and the progress go to standard error unless it is to be silent. */
+import type { RunConfig } from '../config/run-config.js';
+import { toLoadOptions } from '../config/run-options.js';
+import type { LoadedModel } from '../loaded-model.js';
+import type { Logger } from '../options.js';
+import { formatPlanTable } from '../plan-table.js';
+import { showLoadProgress } from '../progress-bar.js';
+import type { CliIo } from './cli-io.js';
+
+export interface LoadFlags {
+  json?: boolean;
+  quiet?: boolean;
+  verbose?: boolean;
+}
+
+/** Throws what `loadModel` throws; nothing stays loaded then. */
+export async function loadTarget(
+  config: RunConfig,
+  flags: LoadFlags,
+  io: CliIo,
+  signal: AbortSignal,
+): Promise<LoadedModel> {
+  const { loadModel, planModel } = await import('../load-model.js');
+  const options = { ...toLoadOptions(config), signal, logger: loggerFor(flags, io) };
+  const isSilent = flags.quiet === true || flags.json === true;
+  if (!isSilent) io.stderr.write(`${formatPlanTable(await planModel(config.model, options))}\n`);
+  const progress = showLoadProgress({ stream: io.stderr, env: io.env, quiet: isSilent });
+  try {
+    return await loadModel(config.model, { ...options, onProgress: (step) => progress.update(step) });
+  } finally {
+    progress.stop();
+  }
+}
+
+function loggerFor({ verbose, quiet }: LoadFlags, io: CliIo): Logger {
+  const write = (message: string) => void io.stderr.write(`${message}\n`);
+  const silent = () => {};
+  return { info: verbose ? write : silent, warn: quiet ? silent : write, debug: verbose ? write : silent };
+}
