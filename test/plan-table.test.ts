@@ -100,6 +100,7 @@ describe('showLoadProgress', () => {
     allLoadedBytes,
     allTotalBytes: 2 ** 20,
     elapsedMs: 500,
+    remainingMs: 0,
   });
   const shown = (isTTY: boolean, env: NodeJS.ProcessEnv, quiet = false) => {
     const stream = Object.assign(new PassThrough(), { isTTY });

@@ -24,7 +24,9 @@ export type LoadInstruction =
   /** From a packed store: the bytes as they are. */
   | { kind: 'stored'; tensor: TensorId; file: string; offset: number; nbytes: number }
   /** From a tensor in memory, of the same dtype; int8 is packed. */
-  | { kind: 'memory'; tensor: TensorId; buffer: BufferId; byteOffset: number };
+  | { kind: 'memory'; tensor: TensorId; buffer: BufferId; byteOffset: number }
+  /** Of no source: a weight that a checkpoint lacks, loaded with `strict: false`. */
+  | { kind: 'zero'; tensor: TensorId; SCB?: TensorId };
 
 /** Where a weight goes in a checkpoint file. */
 export interface SaveInstruction {

@@ -50,7 +50,7 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   }
   const recorded = recordSource(source, options);
   const planned = planSource(source, recorded, options);
-  const sources = sourcesOf(source, checkpoint, recorded);
+  const sources = sourcesOf(source, checkpoint, recorded, options);
   const tokenizer = await loadTokenizer(source.folder);
   const generationDefaults = readGenerationConfig(source.folder, tokenIds(source.config));
   applyThreads(options);
@@ -97,7 +97,7 @@ export async function packStore(
   const { checkpoint } = source;
   if (checkpoint === null) throw new CheckpointError(`${source.folder}: expected weights, got a config alone`);
   const recorded = recordSource(source, options);
-  const sources = sourcesOf(source, checkpoint, recorded);
+  const sources = sourcesOf(source, checkpoint, recorded, options);
   const request = { program: recorded.program, checkpoint, sources, offloadFolder: options.offloadFolder };
   const found = findStore(request);
   if (found !== null) return found.file;
@@ -113,8 +113,11 @@ function sourcesOf(
   source: ModelSource,
   checkpoint: CheckpointIndex,
   recorded: RecordedModel,
+  { strict = true, logger }: LoadModelOptions,
 ): Map<TensorId, LoadInstruction> {
   return findWeightSources({
+    strict,
+    warn: (message) => logger?.warn(message),
     program: recorded.program,
     checkpoint,
     baseModelPrefix: source.architecture.baseModelPrefix,
@@ -207,14 +210,17 @@ function reportProgress(
   return (device: DeviceName, tensor: string): void => {
     const scales = sizes.get(tensor.replace(/(^|\.)weight$/, '$1SCB'));
     loaded.set(device, (loaded.get(device) ?? 0) + (sizes.get(tensor) ?? 0) + (scales ?? 0));
+    const [allLoadedBytes, allTotalBytes] = [sum(loaded.values()), sum(totals.values())];
+    const elapsedMs = performance.now() - started;
     onProgress?.({
       device,
       tensor,
       loadedBytes: loaded.get(device) ?? 0,
       totalBytes: totals.get(device) ?? 0,
-      allLoadedBytes: sum(loaded.values()),
-      allTotalBytes: sum(totals.values()),
-      elapsedMs: performance.now() - started,
+      allLoadedBytes,
+      allTotalBytes,
+      elapsedMs,
+      remainingMs: (elapsedMs * (allTotalBytes - allLoadedBytes)) / Math.max(1, allLoadedBytes),
     } satisfies LoadProgress);
   };
 }

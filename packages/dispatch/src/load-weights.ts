@@ -13,6 +13,7 @@ import {
   type ProgramTensor,
   packedInt8Bytes,
   rowMajorStrides,
+  specBytes,
   TENSOR_WORDS,
   type TensorId,
 } from '@metashard/core';
@@ -77,6 +78,8 @@ export class WeightLoader {
         return this.#fromStore(instruction);
       case 'memory':
         return this.#fromMemory(instruction);
+      case 'zero':
+        return this.#zero([instruction.tensor, ...(instruction.SCB === undefined ? [] : [instruction.SCB])]);
     }
   }
 
@@ -168,6 +171,15 @@ export class WeightLoader {
       this.#call('pack_int8', source, this.#words(tensor));
       return packedInt8Bytes(rows, columns);
     });
+  }
+
+  #zero(ids: readonly TensorId[]): number {
+    for (const id of ids) {
+      const { dims, dtype, layout } = this.#tensor(id);
+      const { buffer, byteOffset } = this.placeOf(id);
+      native().zero(buffer, byteOffset, specBytes({ dims: dims as readonly number[], dtype, layout }));
+    }
+    return 0;
   }
 
   #call(op: 'cast' | 'dequantize_weight' | 'pack_int8', inputs: Float64Array, outputs: Float64Array): void {

@@ -24,6 +24,8 @@ export interface LoadProgress {
   allLoadedBytes: number;
   allTotalBytes: number;
   elapsedMs: number;
+  /** At the rate so far. */
+  remainingMs: number;
 }
 
 export interface LoadModelOptions {
@@ -64,6 +66,11 @@ export interface LoadModelOptions {
   offloadFolder?: string;
   /** A packed store (`metashard pack`): "use" one that is there (default), "write" it on the first load, "ignore" it. */
   packedStore?: 'use' | 'write' | 'ignore';
+  /**
+   * Default true: tensors of the checkpoint that are missing, unexpected or of another shape are an error that lists
+   * them. false: the logger is told, unexpected ones are left out and weights without a tensor are zero.
+   */
+  strict?: boolean;
   /** Of a cached model. Default "main". */
   revision?: string;
   onProgress?: (progress: LoadProgress) => void;

@@ -44,24 +44,28 @@ export function showLoadProgress({
 }
 
 function loadedLine({ allLoadedBytes, elapsedMs }: LoadProgress): string {
-  const seconds = elapsedMs / 1000;
-  const rate = seconds > 0 ? `, ${formatBytes(Math.round(allLoadedBytes / seconds))}/s` : '';
-  return `loaded ${formatBytes(allLoadedBytes)} in ${seconds.toFixed(2)} s${rate}`;
+  return `loaded ${formatBytes(allLoadedBytes)} in ${(elapsedMs / 1000).toFixed(2)} s, ${rateOf(allLoadedBytes, elapsedMs)}`;
+}
+
+function rateOf(bytes: number, ms: number): string {
+  return ms > 0 ? `${formatBytes(Math.round((bytes / ms) * 1000))}/s` : '–';
 }
 
 function deviceBars(stream: ProgressStream): { update(progress: LoadProgress): void; stop(): void } {
-  const format = '{device} [{bar}] {percentage}%  {loaded} of {all}  {tensor}';
+  const format = '{device} [{bar}] {percentage}%  {loaded} of {all}  {rate}  {left} left  {tensor}';
   // gracefulExit would answer Ctrl-C by a second SIGINT, which leaves at once.
   const options = { stream, format, hideCursor: true, clearOnComplete: true, barsize: 24, gracefulExit: false };
   const multiBar = new cliProgress.MultiBar(options, cliProgress.Presets.rect);
   const bars = new Map<string, cliProgress.SingleBar>();
   return {
-    update({ device, tensor, loadedBytes, totalBytes }) {
+    update({ device, tensor, loadedBytes, totalBytes, allLoadedBytes, elapsedMs, remainingMs }) {
       const shown = {
         device: device.padEnd(7),
         tensor,
         loaded: formatBytes(loadedBytes),
         all: formatBytes(totalBytes),
+        rate: rateOf(allLoadedBytes, elapsedMs),
+        left: `${(remainingMs / 1000).toFixed(1)} s`,
       };
       const bar = bars.get(device);
       if (bar === undefined) bars.set(device, multiBar.create(totalBytes, loadedBytes, shown));

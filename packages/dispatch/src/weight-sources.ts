@@ -25,9 +25,16 @@ export interface WeightSourcesRequest {
   transposed?: ReadonlySet<string>;
   /** Tensors a checkpoint may hold that the model computes itself. */
   ignore?: readonly RegExp[];
+  /** Default true: tensors that are missing, unexpected or of another shape are an error. */
+  strict?: boolean;
+  /** Hears what was wrong where `strict` is false. */
+  warn?: (message: string) => void;
 }
 
-/** One instruction per weight (CB and SCB together), and what it places. Throws CheckpointError listing what is missing, unexpected or of another shape. */
+/**
+ * One instruction per weight (CB and SCB together), and what it places. Throws CheckpointError listing what is missing,
+ * unexpected or of another shape; where `strict` is false, weights without a source are zero.
+ */
 export function findWeightSources(request: WeightSourcesRequest): Map<TensorId, LoadInstruction> {
   const finder = new SourceFinder(request);
   const { program } = request;
@@ -40,7 +47,8 @@ export function findWeightSources(request: WeightSourcesRequest): Map<TensorId, 
     const scales = byName.get(scaleName(name));
     const instruction =
       tensor.dtype === 'int8' && scales !== undefined ? finder.int8(name, id, scales) : finder.float(name, id);
-    if (instruction !== undefined) found.set(id, instruction);
+    const zero: LoadInstruction = { kind: 'zero', tensor: id, ...(scales === undefined ? {} : { SCB: scales }) };
+    found.set(id, instruction ?? zero);
   }
   finder.check();
   return found;
@@ -82,9 +90,9 @@ class SourceFinder {
     return { kind: 'int8', CB, SCB, source, scales: this.#scales(key, source) };
   }
 
-  /** Throws when anything was missing, of another shape, or left over. */
+  /** Throws, or warns, when anything was missing, of another shape, or left over. */
   check(): void {
-    const { checkpoint, ignore = [] } = this.#request;
+    const { checkpoint, ignore = [], strict = true, warn } = this.#request;
     const patterns = [...NEVER_WEIGHTS, ...ignore];
     const unexpected = [...checkpoint.tensors.keys()].filter(
       (key) => !this.#used.has(key) && !patterns.some((pattern) => pattern.test(key)),
@@ -95,9 +103,11 @@ class SourceFinder {
       describe('of another shape', this.#mismatched),
     ].filter((part) => part !== '');
     if (parts.length === 0) return;
-    throw new CheckpointError(`${checkpoint.folder}: tensors ${parts.join('; ')}`, {
+    const message = `${checkpoint.folder}: tensors ${parts.join('; ')}`;
+    if (!strict) return warn?.(`${message}; what has no tensor of its shape is zero`);
+    throw new CheckpointError(message, {
       code: 'checkpoint_mismatch',
-      hint: 'check that config.json belongs to these weights',
+      hint: 'check that config.json belongs to these weights, or load with strict: false',
       details: { missing: this.#missing, unexpected, mismatched: this.#mismatched },
     });
   }
@@ -195,12 +205,11 @@ export function instructionsFor(
   sources: ReadonlyMap<TensorId, LoadInstruction>,
 ): LoadInstruction[] {
   const own = [...weights].flatMap((id) => sources.get(id) ?? []);
-  const key = (one: LoadInstruction): [string, number] =>
-    one.kind === 'memory'
-      ? ['', one.byteOffset]
-      : one.kind === 'stored'
-        ? [one.file, one.offset]
-        : [one.source.file, one.source.offset];
+  const key = (one: LoadInstruction): [string, number] => {
+    if (one.kind === 'zero') return ['', 0];
+    if (one.kind === 'memory') return ['', one.byteOffset];
+    return one.kind === 'stored' ? [one.file, one.offset] : [one.source.file, one.source.offset];
+  };
   return own.sort((a, b) => {
     const [[fileA, offsetA], [fileB, offsetB]] = [key(a), key(b)];
     return fileA < fileB ? -1 : fileA > fileB ? 1 : offsetA - offsetB;
