@@ -79,7 +79,7 @@ describe('help and usage', () => {
         plan [options] <target>           show where a model would go, without loading it
         estimate [options] <target>       show what a model takes and which machines hold it
         pack [options] <target>           write the weights as kernels use them, for fast starts and streaming
-        calibrate [options]               measure this machine's memory, processors and disk for plans
+        calibrate [options]               measure this machine's memory, processors, links and disk for plans
         bench [options] <target>          time prefill and decoding of a model, beside what the devices could do
         devices [options]                 list the devices of this machine
         quant-compare [options] <target>  measure what quantization costs a model on a text

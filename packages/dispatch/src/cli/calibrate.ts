@@ -6,7 +6,7 @@ import { type CliIo, writeText } from './cli-io.js';
 export function defineCalibrate(program: Command, io: CliIo): void {
   program
     .command('calibrate')
-    .summary("measure this machine's memory, processors and disk for plans")
+    .summary("measure this machine's memory, processors, links and disk for plans")
     .description(
       'Measures for some seconds what the devices reach and keeps it in the cache folder; plans then say "measured".',
     )
@@ -21,7 +21,9 @@ export function defineCalibrate(program: Command, io: CliIo): void {
           ? []
           : [[name, `${(costs.bandwidth / 1e9).toFixed(1)} GB/s`, `${(costs.rate / 1e12).toFixed(2)} TOPS`]],
       );
+      for (const { from, to, bandwidth } of found.links)
+        rows.push([`${from} → ${to}`, `${(bandwidth / 1e9).toFixed(1)} GB/s`, '–']);
       rows.push(['disk', `${(found.diskBandwidth / 1e9).toFixed(1)} GB/s`, '–']);
-      await writeText(io.stdout, `${drawTable(['device', 'reads weights at', 'int8 prefill'], rows, undefined, 0)}\n`);
+      await writeText(io.stdout, `${drawTable(['device', 'reads at', 'int8 prefill'], rows, undefined, 0)}\n`);
     });
 }
