@@ -104,7 +104,10 @@ class SourceFinder {
     ].filter((part) => part !== '');
     if (parts.length === 0) return;
     const message = `${checkpoint.folder}: tensors ${parts.join('; ')}`;
-    if (!strict) return warn?.(`${message}; what has no tensor of its shape is zero`);
+    if (!strict) {
+      warn?.(`${message}; what has no tensor of its shape is zero`);
+      return;
+    }
     throw new CheckpointError(message, {
       code: 'checkpoint_mismatch',
       hint: 'check that config.json belongs to these weights, or load with strict: false',
