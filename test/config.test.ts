@@ -19,6 +19,10 @@ device_map:
   transformer.h.0: 0
   transformer.h.1: {device: cpu, execute_on: 1}
   "": cuda:1
+objective: throughput
+expected_prompt_tokens: 100
+expected_new_tokens: 200
+expected_sequences: 2
 max_memory: {0: 70GiB, cpu: 1073741824}
 dtype: bfloat16
 compute_dtype: float32
@@ -59,6 +63,8 @@ describe('parseConfig', () => {
         'transformer.h.1': { device: 'cpu:0', execute_on: 'cuda:1' },
         '': 'cuda:1',
       },
+      objective: 'throughput',
+      expectedUse: { promptTokens: 100, newTokens: 200, sequences: 2 },
       devices: ['cuda:0', 'cuda:1', 'cpu:0'],
       maxMemory: { 'cuda:0': '70GiB', 'cpu:0': 1073741824 },
       dtype: 'bfloat16',

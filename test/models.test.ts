@@ -1,5 +1,5 @@
 /** The golden models end to end through the public API: float and int8 logits, hidden states, padding, greedy text, decoding against a full forward, device maps. */
-import { type DeviceMap, type LoadedModel, type LoadModelOptions, loadModel } from 'metashard';
+import { type DeviceMap, type LoadedModel, type LoadModelOptions, loadModel, planModel } from 'metashard';
 import { describe, expect, it } from 'vitest';
 import { distance, floats, type Golden, readGolden, relativeError, rowsOf } from './golden-models.js';
 
@@ -127,6 +127,26 @@ describe('device maps', () => {
     },
     'one linear elsewhere': { '': 'cpu:0', 'transformer.h.2.mlp.dense_4h_to_h': 'cpu:1' },
   };
+
+  it('a head that auto has return to its table where a copy does not fit: the same bits as one device', async () => {
+    const options = { ...SIZES, devices: devices.slice(0, 2), deviceMap: 'auto' } as const;
+    const budgets = Array.from({ length: 500 }, (_, i) => (i + 1) * 2 ** 14);
+    const tightest = async (): Promise<Record<string, number>> => {
+      for (const bytes of budgets) {
+        const maxMemory = { 'cpu:0': bytes, 'cpu:1': bytes };
+        const plan = await planModel(golden.folder, { ...options, maxMemory }).catch(() => undefined);
+        if (plan !== undefined) return maxMemory;
+      }
+      throw new Error('no budget fits');
+    };
+    const maxMemory = await tightest();
+    const got = await withModel(golden, { ...options, maxMemory }, (model) => {
+      expect(model.plan.segments.map(({ device }) => device)).toEqual(['cpu:0', 'cpu:1', 'cpu:0']);
+      expect(model.plan.copies).toEqual([]);
+      return logitsOf(model, ids);
+    });
+    expect(got).toEqual(await withModel(golden, {}, (model) => logitsOf(model, ids)));
+  });
 
   for (const loadIn8bit of [false, true]) {
     const reference = withModel(golden, { loadIn8bit }, (model) => logitsOf(model, ids));

@@ -152,6 +152,7 @@ const small: DevicePlan = {
   model: 'a <b> & "c"',
   strategy: 'explicit',
   deviceMap: {},
+  objective: 'latency',
   costs: 'measured',
   maxSeqLen: 16,
   maxBatchSize: 1,

@@ -38,8 +38,14 @@ export const DATASHEET_COSTS: CostModel = {
 export interface ExpectedUse {
   promptTokens: number;
   newTokens: number;
+  /** That run at once: a step reads the weights once for all of them. */
+  sequences: number;
 }
-export const EXPECTED_USE: ExpectedUse = { promptTokens: 512, newTokens: 128 };
+
+/** 512 tokens in, 128 out, and as many sequences as there may be, unless said otherwise. */
+export function expectedUse(given: Partial<ExpectedUse> | undefined, maxBatchSize: number): ExpectedUse {
+  return { promptTokens: 512, newTokens: 128, sequences: maxBatchSize, ...given };
+}
 
 /** Work of some ops: bytes a decode step reads (a table of embeddings only a row of it), operations per token. */
 export interface Work {
@@ -47,6 +53,7 @@ export interface Work {
   operations: number;
 }
 
+/** `kvCacheBytes`: of the sequences that run at once. */
 export function workOf(facts: ProgramFacts, ops: Iterable<ProgramOp>, kvCacheBytes: number): Work {
   const { program } = facts;
   // On average a sequence is half full.
@@ -67,9 +74,12 @@ export function workOf(facts: ProgramFacts, ops: Iterable<ProgramOp>, kvCacheByt
   return { decodeBytes, operations };
 }
 
-/** Milliseconds of a stage for one decode step, and for a whole expected request (prefill, then every decode step, hops included). */
+/**
+ * Milliseconds of a stage for one decode step of all sequences, and for a whole expected request (prefill, then every
+ * decode step). A step takes as long as reading its bytes or as its operations, whichever is longer (the roofline).
+ */
 export function stageMs(work: Work, costs: DeviceCosts, use: ExpectedUse): { decode: number; request: number } {
-  const decode = (work.decodeBytes / costs.bandwidth) * 1e3;
-  const prefill = ((work.operations * use.promptTokens) / costs.rate) * 1e3;
-  return { decode, request: use.newTokens * decode + prefill };
+  const perToken = (work.operations * use.sequences * 1e3) / costs.rate;
+  const decode = Math.max((work.decodeBytes / costs.bandwidth) * 1e3, perToken);
+  return { decode, request: use.newTokens * decode + use.promptTokens * perToken };
 }

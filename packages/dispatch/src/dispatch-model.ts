@@ -114,6 +114,8 @@ async function start(
   const planned = planRecorded(recorded, resolveDevices(options), {
     deviceMap: options.deviceMap ?? 'auto',
     model: options.model ?? 'module',
+    objective: options.objective,
+    expectedUse: options.expectedUse,
   });
   const sources = findSources(recorded.program);
   const executors = await Executors.start({ program: recorded.program, planned, dims: planned.dims, sampler: null });

@@ -3,6 +3,7 @@ export * from './block-allocator.js';
 export { type Calibration, calibrate, costsOf, readCalibration } from './calibrate.js';
 export { runCli } from './cli/index.js';
 export * from './config/load-config.js';
+export type { ExpectedUse } from './costs.js';
 export * from './device-map.js';
 export * from './devices.js';
 export * from './dispatch-model.js';
@@ -14,6 +15,7 @@ export { loadModel, type PackOptions, packStore, planModel } from './load-model.
 export { type DeviceStats, LoadedModel } from './loaded-model.js';
 export * from './options.js';
 export { checkStore, storeFolder } from './packed-store.js';
+export { OBJECTIVES, type Objective } from './placement.js';
 export * from './plan.js';
 export * from './plan-device-map.js';
 export { planHtml } from './plan-page.js';

@@ -170,6 +170,8 @@ export function recordSource(source: ModelSource, options: LoadModelOptions): Re
 export function planSource(source: ModelSource, recorded: RecordedModel, options: LoadModelOptions) {
   return planRecorded(recorded, resolveDevices(options), {
     deviceMap: options.deviceMap ?? 'auto',
+    objective: options.objective,
+    expectedUse: options.expectedUse,
     model: basename(resolve(source.folder)),
     costs: costsOf(readCalibration(storeFolder(options.offloadFolder))),
     skipped: source.skipped,

@@ -1,6 +1,8 @@
 /** Options of `loadModel` and `generate`, as programs give them (camelCase). YAML and flags become these in `config/`. Defaults are in the comments and applied where used. */
 import type { DType } from '@metashard/core';
 import type { Int8Activations } from '@metashard/meta';
+import type { ExpectedUse } from './costs.js';
+import type { Objective } from './placement.js';
 import type { DeviceMap, Strategy } from './plan.js';
 
 /** Dtypes a key-value cache may have. */
@@ -33,6 +35,10 @@ export interface LoadModelOptions {
   deviceMap?: Strategy | DeviceMap;
   /** Default: every CUDA device, then cpu. A given list is final. */
   devices?: readonly (string | number)[];
+  /** What `auto` minimizes: "latency", a request's time (default), or "throughput", its slowest stage. */
+  objective?: Objective;
+  /** What plans weigh prompts against new tokens by. Default: 512 prompt tokens, 128 new ones, `maxBatchSize` sequences. */
+  expectedUse?: Partial<ExpectedUse>;
   /** Bytes or words ("70GiB") per device. Default: 0.9 of what is available; CPU devices share theirs. */
   maxMemory?: Record<string, string | number>;
   /** How float weights are stored. Default "auto": as in the checkpoint. The CPU computes in float32. */

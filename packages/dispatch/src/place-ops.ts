@@ -11,7 +11,7 @@ import {
   type ProgramOp,
   parseDevice,
 } from '@metashard/core';
-import { DATASHEET_COSTS, EXPECTED_USE, stageMs, workOf } from './costs.js';
+import { DATASHEET_COSTS, expectedUse, stageMs, workOf } from './costs.js';
 import { canonicalDeviceMap, deviceOfOps, longestPrefix } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
 import { loadStagingBytes, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
@@ -24,11 +24,12 @@ import {
   UnitRanges,
   unitsOf,
 } from './partition.js';
-import { bestPlacement, type PlacementDevice, type Stage, stagesOf } from './placement.js';
+import { type PlacementDevice, type Stage, stagesOf } from './placement.js';
 import type { DeviceMap, Strategy } from './plan.js';
 import type { PlanRequest } from './plan-program.js';
 import type { ProgramFacts } from './program-facts.js';
 import { isTableLookup, READ_AHEAD } from './stream-plan.js';
+import { bestTiedPlacement, WithReturningHead } from './tied-head.js';
 
 export interface PlacedOps {
   /** Where each op computes. */
@@ -76,7 +77,7 @@ export function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Plac
   const overhead = perDeviceOverhead(request, facts, units);
   const capacities = devices.map((device) => device.budgetBytes - device.reserveBytes - overhead);
   const ranges = new UnitRanges(facts, units);
-  const fitting = chooseStages({ ...request, devices }, facts, { ranges, capacities });
+  const fitting = fittingStages({ ...request, devices }, facts, { ranges, capacities });
   const spilled =
     fitting === undefined && devices.length < request.devices.length
       ? spillToDisk(facts, units, devices, { ranges, capacities })
@@ -168,34 +169,46 @@ function headRowsWithHead(program: Program, deviceOfOp: DeviceName[]): DeviceNam
   return deviceOfOp;
 }
 
-/** `auto` is the placement that answers soonest; the others spread by bytes in the order given, CUDA devices before the CPU takes what they cannot. */
-function chooseStages(request: PlanRequest, facts: ProgramFacts, problem: PartitionProblem): Stage[] | undefined {
-  const { devices, deviceMap: strategy, objective = 'latency' } = request;
-  if (strategy === 'auto')
-    return bestPlacement({ ranges: problem.ranges, devices: placementDevices(request, facts, problem), objective });
+/**
+ * Where everything fits. `auto` is the placement that answers soonest, with the tied head where it is or returning to its
+ * table; the others spread by bytes in the order given, CUDA devices before the CPU takes what they cannot, and the head
+ * returns only where a copy of its table does not fit.
+ */
+function fittingStages(request: PlanRequest, facts: ProgramFacts, problem: PartitionProblem): Stage[] | undefined {
+  const whole = WithReturningHead.of(problem.ranges);
+  if (request.deviceMap === 'auto') {
+    const devices = placementDevices(request, facts, problem);
+    return bestTiedPlacement({ ranges: problem.ranges, devices, objective: request.objective ?? 'latency' });
+  }
   const solve = {
     balanced: balancedPartition,
     balanced_low_0: balancedLow0Partition,
     sequential: sequentialPartition,
-  }[strategy as Exclude<Strategy, 'auto'>];
-  const gpus = devices.findIndex((device) => parseDevice(device.name).type !== 'cuda');
-  const overGpus = gpus > 0 ? solve({ ...problem, capacities: problem.capacities.slice(0, gpus) }) : undefined;
-  const ends = overGpus ?? (gpus > 0 ? sequentialPartition(problem) : solve(problem));
-  return ends === undefined ? undefined : stagesOf(ends);
+  }[request.deviceMap as Exclude<Strategy, 'auto'>];
+  const spread = (capacities: readonly number[], over: typeof solve): Stage[] | undefined => {
+    const ends = over({ ranges: problem.ranges, capacities });
+    if (ends !== undefined || whole === undefined) return ends && stagesOf(ends);
+    const returning = over({ ranges: whole, capacities });
+    return returning && whole.stages(stagesOf(returning));
+  };
+  const gpus = request.devices.findIndex((device) => parseDevice(device.name).type !== 'cuda');
+  if (gpus <= 0) return spread(problem.capacities, solve);
+  return spread(problem.capacities.slice(0, gpus), solve) ?? spread(problem.capacities, sequentialPartition);
 }
 
 /** What each device would take for any run of units, in milliseconds of the expected request. */
 function placementDevices(
-  { devices, costs = DATASHEET_COSTS, expectedUse = EXPECTED_USE }: PlanRequest,
+  { devices, maxBatchSize, expectedUse: given, costs = DATASHEET_COSTS }: PlanRequest,
   facts: ProgramFacts,
   { ranges, capacities }: PartitionProblem,
 ): PlacementDevice[] {
+  const use = expectedUse(given, maxBatchSize);
   const [bytes, operations] = [[0], [0]];
   for (const [i, unit] of ranges.units.entries()) {
     const work = workOf(
       facts,
       unit.ops.map((index) => facts.program.ops[index] as ProgramOp),
-      unit.kvCacheBytes,
+      (unit.kvCacheBytes * use.sequences) / maxBatchSize,
     );
     bytes.push((bytes[i] as number) + work.decodeBytes);
     operations.push((operations[i] as number) + work.operations);
@@ -208,10 +221,9 @@ function placementDevices(
     return {
       capacity,
       key: `${capacity},${own.bandwidth},${own.rate},${own.hopMs}`,
-      hopMs: own.hopMs * (expectedUse.newTokens + 1),
+      hopMs: own.hopMs * (use.newTokens + 1),
       stageMs: (from, to) =>
-        stageMs({ decodeBytes: between(bytes, from, to), operations: between(operations, from, to) }, own, expectedUse)
-          .request,
+        stageMs({ decodeBytes: between(bytes, from, to), operations: between(operations, from, to) }, own, use).request,
     };
   });
 }

@@ -1,8 +1,10 @@
 /** `planDeviceMap`: records a module tree on meta, then plans it. The planning itself is `plan-program.ts`. */
 import { type DimValues, KV_BLOCK_SIZE, type Program, type Tensor, type TensorSpec } from '@metashard/core';
 import { ARCHITECTURES, type CausalLM, type Module, record, recordCausalLM, shareCommonOps } from '@metashard/meta';
+import type { ExpectedUse } from './costs.js';
 import { type DeviceBudget, type DeviceRequest, resolveDevices } from './devices.js';
 import type { KvCacheDtype } from './options.js';
+import type { Objective } from './placement.js';
 import type { DeviceMap, DevicePlan, Strategy } from './plan.js';
 import { type PlannedProgram, type PlanRequest, planProgram } from './plan-program.js';
 
@@ -12,6 +14,10 @@ const LOGIT_ROWS = 64;
 export interface PlanOptions extends DeviceRequest {
   /** Default "auto". */
   deviceMap?: Strategy | DeviceMap | undefined;
+  /** What `auto` minimizes. Default "latency". */
+  objective?: Objective | undefined;
+  /** Default: 512 prompt tokens, 128 new ones, `maxBatchSize` sequences. */
+  expectedUse?: Partial<ExpectedUse> | undefined;
   /** Default 2048. */
   maxSeqLen?: number | undefined;
   /** Default 1. */
@@ -116,6 +122,6 @@ export function planRecorded(
  */
 export function planDeviceMap(module: Module, options: PlanOptions = {}): DevicePlan {
   const recorded = recordModel(module, options);
-  const { deviceMap = 'auto', model = module.constructor.name } = options;
-  return planRecorded(recorded, resolveDevices(options), { deviceMap, model }).plan;
+  const { deviceMap = 'auto', model = module.constructor.name, objective, expectedUse } = options;
+  return planRecorded(recorded, resolveDevices(options), { deviceMap, model, objective, expectedUse }).plan;
 }

@@ -1,8 +1,8 @@
 /** The device plan as one HTML page without scripts or outside files: the picture of `plan-picture.ts`, the bytes of every device and of every module. */
 import { formatBytes } from '@metashard/core';
 import type { DevicePlan, PlanDevice, PlanModule } from './plan.js';
-import { escapeXml, formatMs, type PictureOptions, planSvg } from './plan-picture.js';
-import { isUnlimited, MEMORY_USES, planNotes, planSums, planTitle } from './plan-table.js';
+import { escapeXml, type PictureOptions, planSvg } from './plan-picture.js';
+import { formatMs, isUnlimited, MEMORY_USES, planNotes, planSums, planTitle } from './plan-table.js';
 
 const STYLE = `
 body { margin: 2rem auto; max-width: 82rem; padding: 0 1rem; font: 15px/1.45 system-ui, sans-serif; color: #17212b; background: #fff; }

@@ -4,7 +4,7 @@
  */
 import { formatBytes } from '@metashard/core';
 import type { DevicePlan, PlanDevice, PlanModule } from './plan.js';
-import { isUnlimited, MEMORY_USES, planNotes, planSums, planTitle } from './plan-table.js';
+import { expectedTime, formatMs, isUnlimited, MEMORY_USES, planNotes, planSums, planTitle } from './plan-table.js';
 
 export interface PictureOptions {
   /** Width of the picture in pixels. Default 1280. */
@@ -319,14 +319,7 @@ function footnotes(plan: DevicePlan, rows: readonly PictureRow[]): string[] {
 export function planTotals(plan: DevicePlan): string {
   const names = [...MEMORY_USES.map(({ name }) => name), 'free'];
   const shown = planSums(plan).flatMap((bytes, i) => (bytes > 0 ? [`${names[i]} ${formatBytes(bytes)}`] : []));
-  const ms = plan.devices.reduce((total, { expectedMs }) => total + expectedMs, 0);
-  return `total: ${shown.join(', ')}; ${formatMs(ms)} a token expected (${plan.costs} figures)`;
-}
-
-/** `0.19 ms`, `126 ms`, `61 s` */
-export function formatMs(ms: number): string {
-  if (ms >= 1e4) return `${(ms / 1e3).toFixed(0)} s`;
-  return `${ms >= 100 ? ms.toFixed(0) : ms.toPrecision(2)} ms`;
+  return `total: ${shown.join(', ')}; ${expectedTime(plan)}`;
 }
 
 /** `2.3 GiB (2,467,655,680 bytes)` */

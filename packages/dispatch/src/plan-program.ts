@@ -4,7 +4,7 @@
  * `plan-device-map.ts`.
  */
 import { type DeviceName, type DimValues, formatBytes, InsufficientMemoryError, type Program } from '@metashard/core';
-import { type CostModel, DATASHEET_COSTS, EXPECTED_USE, type ExpectedUse, stageMs, workOf } from './costs.js';
+import { type CostModel, DATASHEET_COSTS, type ExpectedUse, expectedUse, stageMs, workOf } from './costs.js';
 import type { DeviceBudget } from './devices.js';
 import { type DeviceMemory, loadStagingBytes, planDeviceMemory, samplingBytes } from './memory-plan.js';
 import { blockOf } from './partition.js';
@@ -35,9 +35,9 @@ export interface PlanRequest {
   /** Default: datasheet figures. */
   costs?: CostModel;
   /** What `auto` minimizes: a request's time (default), or its slowest stage. */
-  objective?: Objective;
-  /** Default: 512 tokens in, 128 out. */
-  expectedUse?: ExpectedUse;
+  objective?: Objective | undefined;
+  /** Default: 512 tokens in, 128 out, maxBatchSize sequences. */
+  expectedUse?: Partial<ExpectedUse> | undefined;
 }
 
 export interface PlannedProgram {
@@ -68,6 +68,7 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     model: request.model,
     strategy: typeof request.deviceMap === 'object' ? 'explicit' : request.deviceMap,
     deviceMap: placed.deviceMap,
+    objective: request.objective ?? 'latency',
     costs: (request.costs ?? DATASHEET_COSTS).source,
     maxSeqLen: request.maxSeqLen,
     maxBatchSize: request.maxBatchSize,
@@ -85,7 +86,7 @@ export function planProgram(request: PlanRequest): PlannedProgram {
 }
 
 function describeDevice(
-  { program, dims, vocabSize, maxSeqLen, costs = DATASHEET_COSTS }: PlanRequest,
+  { program, dims, vocabSize, maxSeqLen, maxBatchSize, expectedUse: given, costs = DATASHEET_COSTS }: PlanRequest,
   facts: ProgramFacts,
   device: DeviceBudget,
   memory: DeviceMemory | undefined,
@@ -100,7 +101,8 @@ function describeDevice(
   const windowBytes = memory === undefined ? 0 : memory.windowBytes + loadStagingBytes(device.name);
   const needed = weightsBytes + kvCacheBytes + activationsBytes + scratchBytes + windowBytes + device.reserveBytes;
   const ops = segments.filter((segment) => segment.device === device.name).flatMap((segment) => segment.ops);
-  const work = workOf(facts, ops, kvCacheBytes);
+  const use = expectedUse(given, maxBatchSize);
+  const work = workOf(facts, ops, (kvCacheBytes * use.sequences) / maxBatchSize);
   return {
     name: device.name,
     emulated: device.emulated,
@@ -112,7 +114,7 @@ function describeDevice(
     windowBytes,
     reserveBytes: device.reserveBytes,
     freeBytes: device.budgetBytes - needed,
-    expectedMs: stageMs(work, costs.of(device.name), EXPECTED_USE).decode,
+    expectedMs: stageMs(work, costs.of(device.name), use).decode,
   };
 }
 

@@ -36,13 +36,26 @@ export function formatPlanTable(plan: DevicePlan): string {
   ]);
   const totals = ['total', '', ...planSums(plan, uses).map(formatBytes)];
   const header = ['device', 'blocks', ...uses.map(({ name }) => name), 'free'];
-  return [planTitle(plan), drawTable(header, rows, totals), ...notes(plan, shorten)].join('\n');
+  return [planTitle(plan), drawTable(header, rows, totals), expectedTime(plan), ...notes(plan, shorten)].join('\n');
 }
 
 /** `bloom: device_map balanced, max_seq_len 2048, max_batch_size 1` */
-export function planTitle({ model, strategy, maxSeqLen, maxBatchSize }: DevicePlan): string {
+export function planTitle({ model, strategy, objective, maxSeqLen, maxBatchSize }: DevicePlan): string {
   const map = strategy === 'explicit' ? 'explicit device map' : `device_map ${strategy}`;
-  return `${model}: ${map}, max_seq_len ${maxSeqLen}, max_batch_size ${maxBatchSize}`;
+  const goal = strategy === 'auto' && objective !== 'latency' ? ` for ${objective}` : '';
+  return `${model}: ${map}${goal}, max_seq_len ${maxSeqLen}, max_batch_size ${maxBatchSize}`;
+}
+
+/** `126 ms a token expected (datasheet figures)`: of the devices and what is streamed, without hops. */
+export function expectedTime({ devices, costs }: DevicePlan): string {
+  const ms = devices.reduce((total, { expectedMs }) => total + expectedMs, 0);
+  return `${formatMs(ms)} a token expected (${costs} figures)`;
+}
+
+/** `0.19 ms`, `126 ms`, `61 s` */
+export function formatMs(ms: number): string {
+  if (ms >= 1e4) return `${(ms / 1e3).toFixed(0)} s`;
+  return `${ms >= 100 ? ms.toFixed(0) : ms.toPrecision(2)} ms`;
 }
 
 /** Bytes of each use over all devices, then what is free on those with a limit. */
@@ -149,11 +162,30 @@ function notes(plan: DevicePlan, shorten: (path: string) => string): string[] {
   for (const [device, offloaded] of groupBy(plan.offloaded, (entry) => entry.device)) {
     lines.push(`offloaded to ${device}: ${collapse(offloaded.map(({ module }) => shorten(module)))}`);
   }
+  lines.push(...spillNotes(plan));
   for (const { tensor, device, bytes } of plan.copies) {
     lines.push(`stored once more on ${device}: ${shorten(tensor)} (${formatBytes(bytes)})`);
   }
   if (plan.ignoredConfigFields.length > 0) {
     lines.push(`fields of config.json without effect: ${plan.ignoredConfigFields.join(', ')}`);
+  }
+  return lines;
+}
+
+/** What it costs that the GPUs, or all devices, do not hold everything. */
+function spillNotes({ strategy, devices, costs }: DevicePlan): string[] {
+  const lines: string[] = [];
+  const total = devices.reduce((sum, { expectedMs }) => sum + expectedMs, 0);
+  const hasGpus = devices.some(({ name, weightsBytes }) => name.startsWith('cuda') && weightsBytes > 0);
+  for (const { name, weightsBytes, expectedMs } of devices) {
+    if (name === 'disk' && weightsBytes > 0)
+      lines.push(
+        `streamed from disk for every token: ${formatBytes(weightsBytes)}, ${formatMs(expectedMs)} where none of it is in memory (${costs} figures)`,
+      );
+    else if (strategy !== 'explicit' && hasGpus && name.startsWith('cpu') && weightsBytes > 0)
+      lines.push(
+        `spilled to ${name}: ${formatBytes(weightsBytes)}, ${formatMs(expectedMs)} of ${formatMs(total)} a token`,
+      );
   }
   return lines;
 }

@@ -1,5 +1,6 @@
 /** The device plan: what will be where, in bytes, before anything is loaded. Plain JSON; made by `plan-device-map.ts`, printed by `plan-table.ts`. */
 import type { DeviceName } from '@metashard/core';
+import type { Objective } from './placement.js';
 
 export const STRATEGIES = ['auto', 'balanced', 'balanced_low_0', 'sequential'] as const;
 export type Strategy = (typeof STRATEGIES)[number];
@@ -45,6 +46,9 @@ export interface DevicePlan {
   model: string;
   strategy: Strategy | 'explicit';
   deviceMap: Record<string, DeviceName>;
+  /** What `auto` minimized: a request's time, or its slowest stage. */
+  objective: Objective;
+  /** What expected times rest on: a calibration of this machine, or figures of typical devices. */
   costs: 'measured' | 'datasheet';
   maxSeqLen: number;
   maxBatchSize: number;

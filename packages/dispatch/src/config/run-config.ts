@@ -6,6 +6,7 @@
  */
 import { z } from 'zod';
 import { KV_CACHE_DTYPES } from '../options.js';
+import { OBJECTIVES } from '../placement.js';
 import { STRATEGIES } from '../plan.js';
 
 const SIZE = 'a size such as 70GiB';
@@ -86,6 +87,14 @@ export const runConfigSchema = z.strictObject(
     device_map: deviceMap
       .exactOptional()
       .describe(`where modules go: ${STRATEGIES.join(', ')}, or module prefix → device; default auto`),
+    objective: word(OBJECTIVES)
+      .exactOptional()
+      .describe(
+        "what device_map auto minimizes: latency (a request's time) or throughput (its slowest stage); default latency",
+      ),
+    expected_prompt_tokens: whole(0).exactOptional().describe('of a request, for expected times; default 512'),
+    expected_new_tokens: whole(0).exactOptional().describe('of a request, for expected times; default 128'),
+    expected_sequences: whole(1).exactOptional().describe('at once, for expected times; default max_batch_size'),
     max_memory: z
       .record(z.string().regex(DEVICE_PATTERN, { error: DEVICE }), size, { error: 'a map from devices to sizes' })
       .exactOptional()

@@ -11,6 +11,8 @@ import type { RunConfig } from './run-config.js';
 export function toLoadOptions(config: RunConfig): LoadModelOptions {
   return withoutUndefined<LoadModelOptions>({
     deviceMap: config.device_map === undefined ? undefined : toDeviceMap(config.device_map),
+    objective: config.objective,
+    expectedUse: toExpectedUse(config),
     devices: config.devices?.map((device) => canonicalDevice(device)),
     maxMemory: config.max_memory === undefined ? undefined : mapKeys(config.max_memory, canonicalDevice),
     dtype: config.dtype,
@@ -28,6 +30,15 @@ export function toLoadOptions(config: RunConfig): LoadModelOptions {
     offloadFolder: config.offload_folder,
     revision: config.revision,
   });
+}
+
+function toExpectedUse(config: RunConfig): LoadModelOptions['expectedUse'] {
+  const use = withoutUndefined<NonNullable<LoadModelOptions['expectedUse']>>({
+    promptTokens: config.expected_prompt_tokens,
+    newTokens: config.expected_new_tokens,
+    sequences: config.expected_sequences,
+  });
+  return Object.keys(use).length === 0 ? undefined : use;
 }
 
 export function toGenerateOptions({ generation = {} }: Pick<RunConfig, 'generation'>): GenerateOptions {
