@@ -288,7 +288,7 @@ describe('planned bytes follow the program', () => {
 
 describe('explicit maps', () => {
   const { model } = buildModel({ ...BLOOM_176B, hidden_size: 64, n_head: 4, n_layer: 11, vocab_size: 100 });
-  const plan = (deviceMap: Record<string, string>) =>
+  const plan = (deviceMap: Record<string, string | { device: string; execute_on: string }>) =>
     planDeviceMap(model, { devices: ['cpu:0', 'cpu:1'], deviceMap, maxSeqLen: 32 });
 
   it('the longest prefix wins, by whole components', () => {

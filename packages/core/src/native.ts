@@ -13,6 +13,7 @@ export type ContextId = number;
 export type BufferId = number;
 export type ProgramId = number;
 export type FileId = number;
+export type FeedId = number;
 
 /** What a buffer is counted as in `contextStats`. */
 export const MEMORY_KINDS = ['weights', 'kv_cache', 'activations', 'scratch', 'other'] as const;
@@ -83,6 +84,8 @@ export interface NativeAddon {
   synchronize(context: ContextId): void;
 
   alloc(context: ContextId, bytes: number, kind: number): BufferId;
+  /** Host memory of a host-addressable context, from which the device of context `copier` copies asynchronously. */
+  allocPinned(context: ContextId, copier: ContextId, bytes: number, kind: number): BufferId;
   free(buffer: BufferId): void;
   bufferBytes(buffer: BufferId): number;
   write(buffer: BufferId, offset: number, source: ArrayBufferView): void;
@@ -154,6 +157,21 @@ export interface NativeAddon {
   mapFile(context: ContextId, file: FileId, offset: number, bytes: number, kind: number): BufferId;
   /** Advises about a range of a mapped buffer: see ADVICE. */
   advise(buffer: BufferId, offset: number, bytes: number, advice: number): void;
+
+  /**
+   * Opens a feed of weights into `window`, memory of a device that does not read host memory; closed with the context. A portion is
+   * [window offset, bytes, piece count, pieces…]; a piece is [0: buffer of host memory or 1: file, its id, byte offset there, byte offset in the portion,
+   * bytes]. What files hold passes through pinned memory of the window's size.
+   */
+  openFeed(context: ContextId, window: BufferId, portions: Float64Array): FeedId;
+  /** Has a portion brought, after those asked for before, by a thread and a stream of their own; returns at once. Idempotent until `usedFeed`. */
+  askFeed(feed: FeedId, portion: number): void;
+  /** Waits until its copies are enqueued and orders later work of the context behind them. Throws what reading threw; it may be asked for again. */
+  waitFeed(feed: FeedId, portion: number): void;
+  /** The context's work so far was the last to use the portion. */
+  usedFeed(feed: FeedId, portion: number): void;
+  /** Waits for all work and forgets what was asked for. */
+  resetFeed(feed: FeedId): void;
 }
 
 /** willNeed starts reading ahead and returns; release forgets the pages and what the kernel caches of them; populate waits until they are there. */

@@ -2,7 +2,7 @@
  * Times a loaded model: a prefill, and decoding of some numbers of sequences, each held to the floor of its devices.
  * What devices could do comes from the cost model (`costs.ts`); this file measures no device alone.
  */
-import { type Program, type ProgramOp, resolveDims, specBytes } from '@metashard/core';
+import { type DeviceName, type Program, type ProgramOp, resolveDims, specBytes } from '@metashard/core';
 import { type CostModel, workOf } from './costs.js';
 import { longestPrefix } from './device-map.js';
 import type { LoadedModel } from './loaded-model.js';
@@ -112,36 +112,37 @@ async function timeRun(
   return { firstMs: first - start, restMs: performance.now() - first };
 }
 
-/** What steps have to read and compute, device by device: devices of one sequence's step work one after another. */
+/** What steps have to read and compute, place by place: devices work on one sequence's step one after another. */
 class StepWork {
   readonly #costs: CostModel;
-  /** Per place where weights lie: bytes of weights a step reads, bytes of cache per token, operations per token. */
-  readonly #places = new Map<string, { weights: number; cachePerToken: number; operations: number }>();
+  readonly #places: Place[];
 
   constructor({ recorded: { program }, plan }: LoadedModel, costs: CostModel) {
     this.#costs = costs;
     const facts = ProgramFacts.of(program, { tokens: 1, sequences: 1, outputs: 1 });
     const opsOf = new Map<string, ProgramOp[]>();
     for (const op of program.ops) {
-      const place = plan.deviceMap[longestPrefix(plan.deviceMap, op.module) ?? ''] ?? (plan.devices[0]?.name as string);
-      opsOf.set(place, [...(opsOf.get(place) ?? []), op]);
+      const key = longestPrefix(plan.deviceMap, op.module) ?? '';
+      opsOf.set(key, [...(opsOf.get(key) ?? []), op]);
     }
-    for (const [place, ops] of opsOf) {
+    this.#places = [...opsOf].map(([key, ops]) => {
+      const value = plan.deviceMap[key] ?? (plan.devices[0]?.name as string);
       const perToken = ops.filter((op) => program.tensors[op.outputs[0] as number]?.dims[0] === 'tokens');
-      this.#places.set(place, {
+      return {
+        weightsOn: typeof value === 'string' ? value : value.device,
+        computesOn: typeof value === 'string' ? (value === 'disk' ? 'cpu:0' : value) : value.execute_on,
         weights: workOf(facts, ops, 0).decodeBytes,
         cachePerToken: cacheBytesPerToken(program, ops),
         operations: workOf(facts, perToken, 0).operations,
-      });
-    }
+      };
+    });
   }
 
   prefill(tokens: number): Work {
     let [bytes, floorMs] = [0, 0];
-    for (const [place, { weights, operations }] of this.#places) {
+    for (const { computesOn, weights, operations } of this.#places) {
       bytes += weights;
-      const rate = this.#costs.of(place === 'disk' ? 'cpu:0' : place).rate;
-      floorMs += ((operations * tokens) / rate) * 1e3;
+      floorMs += ((operations * tokens) / this.#costs.of(computesOn).rate) * 1e3;
     }
     return { bytes, floorMs };
   }
@@ -150,14 +151,23 @@ class StepWork {
   decode(sequences: number, steps: number): Work {
     const contexts = sequences * steps * (DECODE_PROMPT + (steps + 1) / 2);
     let [bytes, floorMs] = [0, 0];
-    for (const [place, { weights, cachePerToken }] of this.#places) {
-      const read = steps * weights + contexts * cachePerToken;
-      const bandwidth = place === 'disk' ? this.#costs.diskBandwidth : this.#costs.of(place).bandwidth;
-      bytes += read;
-      floorMs += (read / bandwidth) * 1e3;
+    for (const { weightsOn, computesOn, weights, cachePerToken } of this.#places) {
+      const fromWeights = weightsOn === 'disk' ? this.#costs.diskBandwidth : this.#costs.of(weightsOn).bandwidth;
+      const cache = contexts * cachePerToken;
+      bytes += steps * weights + cache;
+      floorMs += ((steps * weights) / fromWeights + cache / this.#costs.of(computesOn).bandwidth) * 1e3;
     }
     return { bytes, floorMs };
   }
+}
+
+/** Ops under one key of the device map: bytes of weights a step reads, of cache per token, operations per token. */
+interface Place {
+  weightsOn: DeviceName;
+  computesOn: DeviceName;
+  weights: number;
+  cachePerToken: number;
+  operations: number;
 }
 
 /** Cache tensors are [blocks, heads, tokens of a block, head size]. */

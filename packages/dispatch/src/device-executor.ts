@@ -19,9 +19,11 @@ import {
   specBytes,
   type TensorId,
 } from '@metashard/core';
+import { DeviceFeed } from './device-feed.js';
 import { encodeProgram } from './encode-program.js';
-import type { ExecutorSetup, Inbox, OpenedExecutor } from './executor-protocol.js';
+import type { ExecutorSetup, ExecutorStats, Inbox, LoadInstruction, OpenedExecutor } from './executor-protocol.js';
 import { WeightLoader, type WeightPlace } from './load-weights.js';
+import { MappedFeed } from './mapped-feed.js';
 import { STEPS_IN_FLIGHT } from './memory-plan.js';
 import { PAGE_BYTES } from './packed-store.js';
 import { tensorBytes } from './program-facts.js';
@@ -49,7 +51,9 @@ export class DeviceExecutor {
   readonly sampler: Sampler | null;
   readonly scratch: BufferId;
   readonly #arena: BufferId;
-  readonly loader: WeightLoader;
+  readonly #loader: WeightLoader;
+  /** Streamed weights that are copied here; null where none are, or where they are used in place. */
+  readonly #feed: DeviceFeed | null;
   readonly #stream: WeightStream | null;
   /** Where weights, caches, constants and step inputs lie. */
   readonly #places = new Map<TensorId, WeightPlace>();
@@ -61,8 +65,9 @@ export class DeviceExecutor {
     this.inputs = stepInputs(setup.program);
     this.#checkOps();
     this.#mapWeights();
+    this.#feed = this.#openFeed();
     for (const id of setup.weights) if (!this.#places.has(id)) this.#allocate(id, 'weights');
-    this.loader = new WeightLoader(this.context, setup.program, (id) => this.place(id));
+    this.#loader = new WeightLoader(this.context, setup.program, (id) => this.place(id));
     for (const id of setup.constants) this.#writeConstant(id);
     for (const id of setup.caches) native().zero(this.#allocate(id, 'kv_cache'), 0, this.#bytes(id));
     for (const id of setup.inputs) this.#allocate(id, 'activations');
@@ -88,6 +93,31 @@ export class DeviceExecutor {
       for (const { tensor, buffer, slotBytes } of tensors)
         this.#outgoing.set(`${segment}:${tensor}`, { buffer, slotBytes });
     }
+  }
+
+  /** Brings a weight into place: here, or where it is parked. */
+  get loaders(): WeightLoader[] {
+    return [this.#loader, ...[...(this.#feed?.parked.values() ?? [])].map(({ loader }) => loader)];
+  }
+
+  loaderOf(instruction: LoadInstruction): WeightLoader {
+    const weight = 'tensor' in instruction ? instruction.tensor : instruction.CB;
+    const parked = [...(this.#feed?.parked.values() ?? [])].find(({ places }) => places.has(weight));
+    return parked?.loader ?? this.#loader;
+  }
+
+  /** Where a weight can be read back, brought there first if it is streamed. */
+  present(weight: TensorId): WeightPlace {
+    this.#feed?.bring(weight);
+    return this.place(weight);
+  }
+
+  /** This device, and what it has parked elsewhere. */
+  get stats(): ExecutorStats[] {
+    return [this.context, ...[...(this.#feed?.parked.values() ?? [])].map(({ context }) => context)].map((context) => {
+      const { budgetBytes, currentBytes, peakBytes, peak } = context.stats();
+      return { device: context.device.name, threadId: native().threadId(), budgetBytes, currentBytes, peakBytes, peak };
+    });
   }
 
   place(tensor: TensorId): WeightPlace {
@@ -145,6 +175,7 @@ export class DeviceExecutor {
 
   close(): void {
     this.context.close();
+    this.#feed?.close();
   }
 
   /** A backend that lacks an op is found before anything is loaded. */
@@ -175,11 +206,20 @@ export class DeviceExecutor {
     );
   }
 
+  #openFeed(): DeviceFeed | null {
+    const { device, streams } = this.setup;
+    if (streams.portions.length === 0 || parseDevice(device).type === 'cpu') return null;
+    const feed = new DeviceFeed(this.context, this.setup);
+    for (const [id, place] of feed.places) this.#places.set(id, place);
+    return feed;
+  }
+
   #openStream(): WeightStream | null {
     const { mapped, streams } = this.setup;
     if (streams.portions.length === 0) return null;
     const rangeOf = (id: TensorId) => ({ ...this.place(id), bytes: mapped?.tensors.get(id)?.nbytes as number });
-    return new WeightStream(streams.portions, rangeOf, streams.keepBytes);
+    const feed = this.#feed ?? new MappedFeed(streams.portions, rangeOf, streams.keepBytes);
+    return new WeightStream(streams.portions, feed);
   }
 
   #mapRanges(path: string, entries: readonly [TensorId, { offset: number; nbytes: number }][], kind: number): void {

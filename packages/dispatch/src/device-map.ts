@@ -9,7 +9,10 @@ export interface Placement {
   executeOn: DeviceName;
 }
 
-/** Canonical names. Modules on `disk` compute on `executeOn`, or on `streamer` where the map names none. Throws DeviceMapError. */
+/**
+ * Canonical names. Weights on `disk` are streamed to `executeOn`, or to `streamer` where the map names none; those on a CPU to a CUDA device that computes
+ * them. Throws DeviceMapError.
+ */
 export function canonicalDeviceMap(map: DeviceMap, streamer: DeviceName | undefined): Record<string, Placement> {
   const canonical: Record<string, Placement> = {};
   for (const [prefix, value] of Object.entries(map)) {
@@ -18,17 +21,14 @@ export function canonicalDeviceMap(map: DeviceMap, streamer: DeviceName | undefi
     const asked = typeof value === 'object' ? value.execute_on : undefined;
     const executeOn =
       asked !== undefined ? parseDevice(asked) : device.type === 'disk' ? streamingDevice(prefix, streamer) : device;
-    if (device.type === 'meta') {
-      throw new DeviceMapError(`device_map.${prefix}: expected a device that computes, got meta`);
+    if (executeOn.type === 'meta' || executeOn.type === 'disk') {
+      throw new DeviceMapError(`device_map.${prefix}: expected a device that computes, got ${executeOn.name}`);
     }
-    const streams = device.type === 'disk' && executeOn.type === 'cpu';
+    const streams = device.type === 'disk' || (device.type === 'cpu' && executeOn.type === 'cuda');
     if (!streams && executeOn.name !== device.name) {
       throw new DeviceMapError(
-        `device_map.${prefix}: weights on ${device.name} computed on ${executeOn.name}: expected disk to stream to a CPU, or a device that computes what it holds`,
-        {
-          code: 'offload_unsupported',
-          hint: 'this version streams from disk to the CPU; map the module to cuda itself, or execute it on cpu',
-        },
+        `device_map.${prefix}: weights on ${device.name} computed on ${executeOn.name}: expected disk or a CPU to stream from, and a CUDA device for what a CPU holds`,
+        { code: 'offload_unsupported', hint: 'map the module to the device that is to compute it' },
       );
     }
     canonical[prefix] = { device: device.name, executeOn: executeOn.name };
@@ -42,7 +42,7 @@ function streamingDevice(prefix: string, streamer: DeviceName | undefined): Devi
     `device_map.${prefix}: disk: expected a CPU among the devices to compute what is streamed, got none`,
     {
       code: 'offload_unsupported',
-      hint: 'add cpu to devices',
+      hint: 'add cpu to devices, or name the GPU: { device: disk, execute_on: cuda:0 }',
     },
   );
 }

@@ -2,6 +2,7 @@
 import {
   ArgumentError,
   type CheckpointIndex,
+  DeviceMapError,
   type DeviceName,
   elementCount,
   F,
@@ -16,8 +17,10 @@ import { findTiedParameters, findTransposedParameters, Int8Params, type Module, 
 import { resolveDevices } from './devices.js';
 import type { LoadInstruction } from './executor-protocol.js';
 import { Executors } from './executors.js';
+import { weightsToLoad } from './memory-plan.js';
 import type { DevicePlan } from './plan.js';
 import { type PlanOptions, planRecorded, type RecordedModel, recordModel } from './plan-device-map.js';
+import type { PlannedProgram } from './plan-program.js';
 import { FLAG, type StepDescriptor, stepInputs } from './step.js';
 import { findWeightSources, instructionsFor } from './weight-sources.js';
 
@@ -117,11 +120,13 @@ async function start(
     objective: options.objective,
     expectedUse: options.expectedUse,
   });
+  refuseDisk(planned);
   const sources = findSources(recorded.program);
   const executors = await Executors.start({ program: recorded.program, planned, dims: planned.dims, sampler: null });
   try {
     const perDevice = new Map<DeviceName, LoadInstruction[]>();
-    for (const [device, memory] of planned.memory) perDevice.set(device, instructionsFor(memory.weights, sources));
+    for (const [device, memory] of planned.memory)
+      perDevice.set(device, instructionsFor(weightsToLoad(memory), sources));
     await executors.load(perDevice, () => {}, options.signal);
   } catch (error) {
     await executors.dispose();
@@ -135,6 +140,16 @@ async function start(
   };
   const dispose = (): Promise<void> => executors.dispose();
   return { plan: planned.plan, executors, forward, dispose, [Symbol.asyncDispose]: dispose };
+}
+
+/** A packed store is made from a model folder: there is none to stream from. */
+function refuseDisk({ plan }: PlannedProgram): void {
+  const on = plan.offloaded.find(({ device }) => device === 'disk');
+  if (on === undefined) return;
+  throw new DeviceMapError(`device_map.${on.module}: disk: expected memory for a dispatched module, got disk`, {
+    code: 'offload_unsupported',
+    hint: 'give the devices more memory, or map it to { device: cpu, execute_on: cuda:0 }; loadModel streams from disk',
+  });
 }
 
 async function forwardOnce(

@@ -43,6 +43,19 @@ export interface SamplerSizes {
   vocabSize: number;
 }
 
+/** How a device's weights that it does not hold reach it. */
+export interface ExecutorStreams {
+  portions: readonly StreamPortion[];
+  /** Window that they are copied into; where they are used in place nothing is allocated. */
+  windowBytes: number;
+  /** Where they are used in place: bytes beyond the window that may keep some of them. */
+  keepBytes: number;
+  /** Where they are copied: the packed store that holds those on disk. */
+  store: { file: string; tensors: ReadonlyMap<TensorId, { offset: number; nbytes: number }> } | null;
+  /** Budgets of the CPUs in whose memory some are parked. */
+  hostBudgets: ReadonlyMap<DeviceName, number>;
+}
+
 export interface ExecutorSetup {
   /** Index of this worker: its bell. */
   worker: number;
@@ -60,8 +73,7 @@ export interface ExecutorSetup {
   scratchBytes: number;
   /** Weights used in place from a packed store, by byte offset in its file. Only for devices that read host memory. */
   mapped: { file: string; tensors: ReadonlyMap<TensorId, { offset: number; nbytes: number }> } | null;
-  /** Portions of weights that are streamed from the packed store, and bytes beyond their window that may keep some of them. */
-  streams: { portions: readonly StreamPortion[]; keepBytes: number };
+  streams: ExecutorStreams;
   /** Storage tensors to allocate. */
   weights: readonly TensorId[];
   caches: readonly TensorId[];

@@ -20,6 +20,7 @@ import type {
   ExecutorMessage,
   ExecutorSetup,
   ExecutorStats,
+  ExecutorStreams,
   Inbox,
   LoadInstruction,
   OpenedExecutor,
@@ -31,6 +32,7 @@ import { type DeviceMemory, STEPS_IN_FLIGHT } from './memory-plan.js';
 import type { PlannedProgram } from './plan-program.js';
 import { Control, Ring } from './ring.js';
 import { type StepDescriptor, slotWords, stepInputs, writeEnd, writeStep } from './step.js';
+import { parkedBytes } from './stream-plan.js';
 
 interface Worker {
   readonly device: DeviceName;
@@ -173,8 +175,14 @@ export class Executors {
     this.#control.stopRow(row);
   }
 
-  stats(): Promise<ExecutorStats[]> {
-    return this.#all(() => undefined, 'stats');
+  /** Per device; what other devices have parked on a CPU is counted with that. */
+  async stats(): Promise<ExecutorStats[]> {
+    const merged = new Map<DeviceName, ExecutorStats>();
+    for (const one of (await this.#all<ExecutorStats[]>(() => undefined, 'stats')).flat()) {
+      const known = merged.get(one.device);
+      merged.set(one.device, known === undefined ? one : addStats(known, one));
+    }
+    return [...merged.values()];
   }
 
   async dispose(): Promise<void> {
@@ -257,14 +265,14 @@ export class Executors {
     return {
       worker: index,
       device,
-      budgetBytes: (entry?.budgetBytes ?? 0) - (entry?.reserveBytes ?? 0),
+      budgetBytes: this.#budgetOf(device) - parkedBytes(device, planned.memory.values()),
       program,
       segments: planned.segments.filter((segment) => segment.device === device),
       segmentCount: planned.segments.length,
       workerOfSegment: planned.segments.map((_, segment) => this.#workerOf(segment)),
       dims,
       mapped: this.#mappedFor(device, memory),
-      streams: { portions: memory.portions, keepBytes: Math.max(0, entry?.freeBytes ?? 0) },
+      streams: this.#streamsOf(device, memory),
       arenaBytes: memory.arenaBytes,
       scratchBytes: entry?.scratchBytes ?? memory.scratchBytes,
       weights: [...memory.weights],
@@ -280,6 +288,26 @@ export class Executors {
       tokenWords: this.#tokenRing.slotWords,
       sampler: isHead ? sampler : null,
       port,
+    };
+  }
+
+  #budgetOf(device: DeviceName): number {
+    const entry = this.#options.planned.plan.devices.find(({ name }) => name === device);
+    return (entry?.budgetBytes ?? 0) - (entry?.reserveBytes ?? 0);
+  }
+
+  #streamsOf(device: DeviceName, { portions, windowBytes }: DeviceMemory): ExecutorStreams {
+    const { planned, store } = this.#options;
+    const entry = planned.plan.devices.find(({ name }) => name === device);
+    const hosts = new Set(portions.map(({ from }) => from).filter((from) => from !== 'disk'));
+    const read = new Set(portions.flatMap(({ from, read }) => (from === 'disk' ? read : [])));
+    const copies = parseDevice(device).type !== 'cpu' && read.size > 0 && store != null;
+    return {
+      portions,
+      windowBytes,
+      keepBytes: Math.max(0, entry?.freeBytes ?? 0),
+      store: copies ? { file: store.file, tensors: new Map([...store.tensors].filter(([id]) => read.has(id))) } : null,
+      hostBudgets: new Map([...hosts].map((host) => [host, this.#budgetOf(host)])),
     };
   }
 
@@ -336,4 +364,14 @@ export class Executors {
     }
     return result.ok;
   }
+}
+
+function addStats(own: ExecutorStats, parked: ExecutorStats): ExecutorStats {
+  return {
+    ...own,
+    budgetBytes: Math.max(own.budgetBytes, parked.budgetBytes),
+    currentBytes: own.currentBytes + parked.currentBytes,
+    peakBytes: own.peakBytes + parked.peakBytes,
+    peak: own.peak.map((bytes, kind) => bytes + (parked.peak[kind] ?? 0)),
+  };
 }

@@ -20,6 +20,7 @@ import { Executors, type MappedStore } from './executors.js';
 import { findStore, type StoreRequest, storedSources, writeStore } from './find-store.js';
 import { readGenerationConfig } from './generation-config.js';
 import { LoadedModel } from './loaded-model.js';
+import { weightsToLoad } from './memory-plan.js';
 import { type ModelSource, openModelSource } from './model-source.js';
 import type { LoadModelOptions, LoadProgress } from './options.js';
 import type { PackProgress } from './pack-model.js';
@@ -57,7 +58,7 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   signal?.throwIfAborted();
   const { vocabSize, maxSeqLen, maxBatchSize } = recorded;
   const sampler = vocabSize === null ? null : { sequences: maxBatchSize, maxSeqLen, vocabSize };
-  const store = await storeFor(options, planned.plan.offloaded.length > 0, {
+  const store = await storeFor(options, streamsFromDisk(planned), {
     program: recorded.program,
     checkpoint,
     sources,
@@ -67,9 +68,9 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   try {
     const from = store === null ? sources : storedSources(store);
     const perDevice = new Map(
-      [...planned.memory].map(([device, { weights }]) => [
+      [...planned.memory].map(([device, memory]) => [
         device,
-        usesInPlace(device, store) ? [] : instructionsFor(weights, from),
+        usesInPlace(device, store) ? [] : instructionsFor(weightsToLoad(memory), from),
       ]),
     );
     await executors.load(perDevice, reportProgress(recorded, planned, options), signal);
@@ -147,6 +148,10 @@ async function storeFor(
   return written;
 }
 
+function streamsFromDisk({ memory }: PlannedProgram): boolean {
+  return [...memory.values()].some(({ portions }) => portions.some(({ from }) => from === 'disk'));
+}
+
 function usesInPlace(device: DeviceName, store: MappedStore | null): boolean {
   return store !== null && parseDevice(device).type === 'cpu';
 }
@@ -204,7 +209,8 @@ function reportProgress(
   }
   for (const [device, memory] of planned.memory) {
     let total = 0;
-    for (const id of memory.weights) total += tensorBytes(recorded.program.tensors[id] as ProgramTensor, planned.dims);
+    for (const id of weightsToLoad(memory))
+      total += tensorBytes(recorded.program.tensors[id] as ProgramTensor, planned.dims);
     totals.set(device, total);
   }
   const sum = (values: Iterable<number>): number => [...values].reduce((a, b) => a + b, 0);

@@ -1,12 +1,5 @@
 /** A model as programs use it after `loadModel`: forward, generate, loss, what it is and what it takes. Calls made at once run one after another. */
-import {
-  ArgumentError,
-  type DeviceName,
-  DisposedError,
-  KV_BLOCK_SIZE,
-  type ProgramTensor,
-  specBytes,
-} from '@metashard/core';
+import { ArgumentError, DisposedError, KV_BLOCK_SIZE, type ProgramTensor, specBytes } from '@metashard/core';
 import type { ParsedConfig } from '@metashard/meta';
 import { BlockAllocator } from './block-allocator.js';
 import type { ExecutorStats } from './executor-protocol.js';
@@ -70,8 +63,8 @@ export class LoadedModel implements GenerationHost {
     this.blocks = new BlockAllocator(Math.ceil(recorded.maxSeqLen / KV_BLOCK_SIZE) * recorded.maxBatchSize);
   }
 
-  /** Module prefix → canonical device name. */
-  get deviceMap(): Record<string, DeviceName> {
+  /** Module prefix → canonical device name; with `execute_on` where weights are streamed elsewhere. */
+  get deviceMap(): DevicePlan['deviceMap'] {
     return this.plan.deviceMap;
   }
   get bosTokenId(): number | null {

@@ -5,7 +5,7 @@
 import { type DeviceName, DTYPES, type ProgramOp, parseDevice, roundUp, type TensorId } from '@metashard/core';
 import { ALIGNMENT, type ProgramFacts, UNUSED } from './program-facts.js';
 import type { Segment } from './segments.js';
-import { planStreams, type StreamPortion, windowBytes } from './stream-plan.js';
+import { planStreams, type StreamPortion, type StreamRequest } from './stream-plan.js';
 
 /** Steps that may be under way at once between the first and the last segment: how many slots an inbox has. */
 export const STEPS_IN_FLIGHT = 2;
@@ -94,7 +94,7 @@ export interface DeviceMemory {
   caches: Set<TensorId>;
   constants: Set<TensorId>;
   inputs: Set<TensorId>;
-  /** Weights that are not held here but streamed from disk while ops run, in portions. */
+  /** Weights that are not held here but streamed while ops run, in portions. */
   portions: StreamPortion[];
   /** Room for the portion at work and those read ahead. */
   windowBytes: number;
@@ -108,12 +108,17 @@ export interface DeviceMemory {
   scratchBytes: number;
 }
 
+/** What loading brings into memory for a device: weights that it holds, and those that are parked for it. */
+export function weightsToLoad({ weights, portions }: DeviceMemory): Set<TensorId> {
+  return new Set([...weights, ...portions.flatMap(({ from, read }) => (from === 'disk' ? [] : read))]);
+}
+
 /** Sums up one device. `segments` are all segments; `sampling` adds the buffers of a device that chooses tokens. */
 export function planDeviceMemory(
   facts: ProgramFacts,
   segments: readonly Segment[],
   device: DeviceName,
-  streams: { ops: ReadonlySet<number>; blockOf: (module: string) => string } = NO_STREAMS,
+  streams: StreamRequest = NO_STREAMS,
 ): DeviceMemory {
   const { program } = facts;
   const own = segments.filter((segment) => segment.device === device);
@@ -124,7 +129,7 @@ export function planDeviceMemory(
     input: new Set<TensorId>(),
   };
   const arenas = new Map<number, Arena>();
-  const streamed = streamedWeights(facts, own, streams.ops);
+  const { portions, streamed, windowBytes } = planStreams(facts, device, own, streams);
   let [inbox, scratch, arena] = [0, 0, 0];
   for (const segment of own) {
     for (const op of segment.ops) {
@@ -146,11 +151,10 @@ export function planDeviceMemory(
     arena = Math.max(arena, made.bytes);
     for (const id of segment.receives) inbox += STEPS_IN_FLIGHT * facts.bytesOf(id);
   }
-  const portions = planStreams(facts, own, streamed, streams.blockOf);
   return {
     device,
     portions,
-    windowBytes: windowBytes(portions),
+    windowBytes,
     weights: sets.weight,
     caches: sets.cache,
     constants: sets.constant,
@@ -177,20 +181,7 @@ function readByEachPass(facts: ProgramFacts, segment: Segment): TensorId[] {
   return read.filter((id) => made.has(id));
 }
 
-const NO_STREAMS = { ops: new Set<number>(), blockOf: (module: string) => module };
-
-/** Weights that only streamed ops of a device use; one that another op uses too is held. */
-function streamedWeights(facts: ProgramFacts, segments: readonly Segment[], ops: ReadonlySet<number>): Set<TensorId> {
-  const [streamed, held] = [new Set<TensorId>(), new Set<TensorId>()];
-  if (ops.size === 0) return streamed;
-  for (const op of segments.flatMap((segment) => segment.ops)) {
-    const into = ops.has(facts.producer[op.outputs[0] as number] as number) ? streamed : held;
-    for (const id of op.inputs)
-      if (id >= 0 && facts.program.tensors[facts.storageOf(id)]?.kind === 'weight') into.add(facts.storageOf(id));
-  }
-  for (const id of held) streamed.delete(id);
-  return streamed;
-}
+const NO_STREAMS: StreamRequest = { ops: new Map(), blockOf: (module) => module };
 
 /** Outputs read after the whole segment has run; taps (`hidden_states.N`) are read as soon as they are made and need not outlive it. */
 export function isFinalOutput(name: string): boolean {

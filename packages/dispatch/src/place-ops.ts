@@ -12,7 +12,7 @@ import {
   parseDevice,
 } from '@metashard/core';
 import { DATASHEET_COSTS, expectedUse, stageMs, workOf } from './costs.js';
-import { canonicalDeviceMap, deviceOfOps, longestPrefix } from './device-map.js';
+import { canonicalDeviceMap, deviceOfOps, longestPrefix, type Placement } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
 import { loadStagingBytes, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
 import {
@@ -25,7 +25,7 @@ import {
   unitsOf,
 } from './partition.js';
 import { type PlacementDevice, type Stage, stagesOf } from './placement.js';
-import type { DeviceMap, Strategy } from './plan.js';
+import type { DeviceMap, PlacedDeviceMap, Strategy } from './plan.js';
 import type { PlanRequest } from './plan-program.js';
 import type { ProgramFacts } from './program-facts.js';
 import { isTableLookup, READ_AHEAD } from './stream-plan.js';
@@ -34,18 +34,16 @@ import { bestTiedPlacement, WithReturningHead } from './tied-head.js';
 export interface PlacedOps {
   /** Where each op computes. */
   deviceOfOp: DeviceName[];
-  /** Ops whose weights are streamed from disk. */
-  streamedOps: Set<number>;
+  /** Ops whose weights are streamed, and where those lie. */
+  streamedOps: Map<number, DeviceName>;
   /** Where each module's weights lie. */
-  deviceMap: Record<string, DeviceName>;
+  deviceMap: PlacedDeviceMap;
 }
 
 export function placeExplicitly({ deviceMap, modulePaths, devices }: PlanRequest, facts: ProgramFacts): PlacedOps {
   const names = devices.map((device) => device.name);
-  const canonical = canonicalDeviceMap(
-    deviceMap as DeviceMap,
-    names.find((name) => parseDevice(name).type === 'cpu'),
-  );
+  const streamer = names.find((name) => parseDevice(name).type === 'cpu');
+  const canonical = canonicalDeviceMap(deviceMap as DeviceMap, streamer);
   for (const [prefix, { device, executeOn }] of Object.entries(canonical)) {
     const missing = [device, executeOn].find((name) => name !== 'disk' && !names.includes(name));
     if (missing !== undefined) {
@@ -58,15 +56,17 @@ export function placeExplicitly({ deviceMap, modulePaths, devices }: PlanRequest
     }
   }
   const computing = Object.fromEntries(Object.entries(canonical).map(([prefix, { executeOn }]) => [prefix, executeOn]));
-  const streamedOps = new Set<number>();
+  const streamedOps = new Map<number, DeviceName>();
   for (const [index, op] of facts.program.ops.entries()) {
-    const key = longestPrefix(canonical, op.module);
-    if (key !== undefined && canonical[key]?.device === 'disk') streamedOps.add(index);
+    const placed = canonical[longestPrefix(canonical, op.module) ?? ''];
+    if (placed !== undefined && placed.device !== placed.executeOn) streamedOps.set(index, placed.device);
   }
+  const written = ({ device, executeOn }: Placement): PlacedDeviceMap[string] =>
+    executeOn === (device === 'disk' ? streamer : device) ? device : { device, execute_on: executeOn };
   return {
     deviceOfOp: deviceOfOps(facts, computing, modulePaths),
     streamedOps,
-    deviceMap: Object.fromEntries(Object.entries(canonical).map(([prefix, { device }]) => [prefix, device])),
+    deviceMap: Object.fromEntries(Object.entries(canonical).map(([prefix, placed]) => [prefix, written(placed)])),
   };
 }
 
@@ -84,7 +84,7 @@ export function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Plac
       : undefined;
   const stages = fitting ?? spilled?.stages;
   if (stages === undefined) throw doesNotFit(devices, { ranges, capacities }, overhead);
-  const streamedOps = new Set<number>();
+  const streamedOps = new Map<number, DeviceName>();
   const deviceOfOp = new Array<DeviceName>(program.ops.length).fill((devices[0] as DeviceBudget).name);
   const deviceMap: Record<string, DeviceName> = {};
   for (const stage of stages) {
@@ -94,7 +94,7 @@ export function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Plac
       deviceMap[unit.module] = streams && unit.weights.length > 0 ? 'disk' : device;
       for (const op of unit.ops) {
         deviceOfOp[op] = device;
-        if (streams) streamedOps.add(op);
+        if (streams) streamedOps.set(op, 'disk');
       }
     }
   }

@@ -10,7 +10,7 @@ export function moduleBytes(
   facts: ProgramFacts,
   blockPaths: ReadonlySet<string>,
   segments: readonly Segment[],
-  streamedOps: ReadonlySet<number> = new Set(),
+  streamedOps: ReadonlyMap<number, DeviceName> = new Map(),
 ): PlanModule[] {
   const units = unitsOf(facts, blockPaths);
   const unitOf = new Int32Array(facts.program.ops.length).fill(-1);
@@ -28,12 +28,13 @@ export function moduleBytes(
       const own = unitOf[index] as number;
       const path = units[own === -1 ? first : own]?.module ?? op.module;
       // An op makes its unit's entry also where all weights of it are an earlier unit's.
-      const holder = entries.of(streamedOps.has(index) ? 'disk' : device, path);
+      const holder = entries.of(streamedOps.get(index) ?? device, path);
       for (const id of op.inputs) {
         const storage = facts.storageOf(id);
         if (storage < 0 || seen.has(storage)) continue;
         const kind = facts.program.tensors[storage]?.kind;
-        if (kind === 'weight' || kind === 'constant') holder.weightsBytes += facts.bytesOf(storage);
+        if (kind === 'weight') holder.weightsBytes += facts.bytesOf(storage);
+        else if (kind === 'constant') entries.of(device, path).weightsBytes += facts.bytesOf(storage);
         else if (kind === 'cache') entries.of(device, path).kvCacheBytes += facts.bytesOf(storage);
         else continue;
         seen.add(storage);

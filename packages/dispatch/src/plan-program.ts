@@ -3,7 +3,14 @@
  * device, no weights. What it returns is what the executors allocate. Where ops go is `place-ops.ts`; recording is
  * `plan-device-map.ts`.
  */
-import { type DeviceName, type DimValues, formatBytes, InsufficientMemoryError, type Program } from '@metashard/core';
+import {
+  type DeviceName,
+  type DimValues,
+  formatBytes,
+  InsufficientMemoryError,
+  type Program,
+  parseDevice,
+} from '@metashard/core';
 import { type CostModel, DATASHEET_COSTS, type ExpectedUse, expectedUse, stageMs, workOf } from './costs.js';
 import type { DeviceBudget } from './devices.js';
 import { type DeviceMemory, loadStagingBytes, planDeviceMemory, samplingBytes } from './memory-plan.js';
@@ -14,6 +21,7 @@ import type { DeviceMap, DevicePlan, PlanDevice, Strategy } from './plan.js';
 import { moduleBytes } from './plan-modules.js';
 import { ProgramFacts } from './program-facts.js';
 import { cutSegments, type Segment } from './segments.js';
+import { parkedBytes } from './stream-plan.js';
 
 export interface PlanRequest {
   program: Program;
@@ -58,9 +66,10 @@ export function planProgram(request: PlanRequest): PlannedProgram {
   const memory = new Map(used.map((device) => [device, planDeviceMemory(facts, segments, device, streams)]));
   const planned = devices
     .filter(({ name }) => name !== 'disk')
-    .map((device) => describeDevice(request, facts, device, memory.get(device.name), segments));
+    .map((device) => describeDevice(request, facts, device, memory, segments));
   const disk = devices.find(({ name }) => name === 'disk');
-  if (disk !== undefined && placed.streamedOps.size > 0)
+  const streamedOps = opsThatStream(facts, segments, memory, placed.streamedOps);
+  if (disk !== undefined && [...streamedOps.values()].includes('disk'))
     planned.push(describeDisk(disk, memory, request.costs ?? DATASHEET_COSTS));
   checkBudgets(planned);
   const plan: DevicePlan = {
@@ -72,13 +81,14 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     costs: (request.costs ?? DATASHEET_COSTS).source,
     maxSeqLen: request.maxSeqLen,
     maxBatchSize: request.maxBatchSize,
-    segments: segments.flatMap((segment) => planSegments(facts, segment, placed.streamedOps)),
+    segments: segments.flatMap((segment) => planSegments(facts, segment, streamedOps)),
     devices: planned,
-    modules: moduleBytes(facts, request.blockPaths, segments, placed.streamedOps),
+    modules: moduleBytes(facts, request.blockPaths, segments, streamedOps),
     skipped: request.skipped ?? [],
-    offloaded: Object.entries(placed.deviceMap).flatMap(([module, device]) =>
-      device === 'disk' ? [{ module, device }] : [],
-    ),
+    offloaded: Object.entries(placed.deviceMap).flatMap(([module, value]) => {
+      const device = typeof value === 'object' ? value.device : value;
+      return device === 'disk' || typeof value === 'object' ? [{ module, device }] : [];
+    }),
     copies: copiesOf(facts, memory),
     ignoredConfigFields: request.ignoredConfigFields ?? [],
   };
@@ -89,12 +99,13 @@ function describeDevice(
   { program, dims, vocabSize, maxSeqLen, maxBatchSize, expectedUse: given, costs = DATASHEET_COSTS }: PlanRequest,
   facts: ProgramFacts,
   device: DeviceBudget,
-  memory: DeviceMemory | undefined,
+  memories: ReadonlyMap<DeviceName, DeviceMemory>,
   segments: readonly Segment[],
 ): PlanDevice {
+  const memory = memories.get(device.name);
   const hasHead = vocabSize !== null && segments.at(-1)?.device === device.name && program.outputs.logits !== undefined;
   const sampling = hasHead ? samplingBytes(dims.sequences, maxSeqLen, vocabSize) : { activations: 0, scratch: 0 };
-  const weightsBytes = memory?.weightsBytes ?? 0;
+  const weightsBytes = (memory?.weightsBytes ?? 0) + parkedBytes(device.name, memories.values());
   const kvCacheBytes = memory?.kvCacheBytes ?? 0;
   const activationsBytes = (memory?.activationsBytes ?? 0) + sampling.activations;
   const scratchBytes = Math.max(memory?.scratchBytes ?? 0, sampling.scratch);
@@ -124,8 +135,11 @@ function describeDisk(
   memory: ReadonlyMap<DeviceName, DeviceMemory>,
   { diskBandwidth }: CostModel,
 ): PlanDevice {
-  let weightsBytes = 0;
-  for (const { portions } of memory.values()) for (const { bytes } of portions) weightsBytes += bytes;
+  const weightsBytes = parkedBytes(disk.name, memory.values());
+  let windowBytes = 0;
+  for (const one of memory.values())
+    if (parseDevice(one.device).type === 'cuda' && one.portions.some(({ from }) => from === disk.name))
+      windowBytes += one.windowBytes;
   return {
     name: disk.name,
     emulated: false,
@@ -134,7 +148,7 @@ function describeDisk(
     kvCacheBytes: 0,
     activationsBytes: 0,
     scratchBytes: 0,
-    windowBytes: 0,
+    windowBytes,
     reserveBytes: 0,
     freeBytes: disk.budgetBytes - weightsBytes,
     expectedMs: (weightsBytes / diskBandwidth) * 1e3,
@@ -145,17 +159,34 @@ function describeDisk(
 function planSegments(
   facts: ProgramFacts,
   { device, ops, modules }: Segment,
-  streamedOps: ReadonlySet<number>,
+  streamedOps: ReadonlyMap<number, DeviceName>,
 ): DevicePlan['segments'] {
   if (streamedOps.size === 0) return [{ device, executeOn: device, modules: [...modules] }];
   const parts: DevicePlan['segments'] = [];
   for (const op of ops) {
-    const holder = streamedOps.has(facts.producer[op.outputs[0] as number] as number) ? 'disk' : device;
+    const holder = streamedOps.get(facts.producer[op.outputs[0] as number] as number) ?? device;
     const last = parts.at(-1);
     if (last?.device !== holder) parts.push({ device: holder, executeOn: device, modules: [op.module] });
     else if (!last.modules.includes(op.module)) last.modules.push(op.module);
   }
   return parts;
+}
+
+/** Less the ops whose weights the device holds all the same. */
+function opsThatStream(
+  facts: ProgramFacts,
+  segments: readonly Segment[],
+  memory: ReadonlyMap<DeviceName, DeviceMemory>,
+  streamedOps: ReadonlyMap<number, DeviceName>,
+): ReadonlyMap<number, DeviceName> {
+  const left = new Map(streamedOps);
+  for (const { device, ops } of segments) {
+    const weights = memory.get(device)?.weights;
+    for (const op of streamedOps.size === 0 ? [] : ops)
+      if (op.inputs.some((id) => weights?.has(facts.storageOf(id))))
+        left.delete(facts.producer[op.outputs[0] as number] as number);
+  }
+  return left;
 }
 
 function checkBudgets(devices: readonly PlanDevice[]): void {

@@ -9,6 +9,9 @@ export type Strategy = (typeof STRATEGIES)[number];
 export type DeviceMapValue = DeviceName | number | { device: DeviceName | number; execute_on?: DeviceName | number };
 export type DeviceMap = Record<string, DeviceMapValue>;
 
+/** A device map with canonical names; `execute_on` where weights are streamed to another device than the first CPU. */
+export type PlacedDeviceMap = Record<string, DeviceName | { device: DeviceName; execute_on: DeviceName }>;
+
 /** Consecutive ops of the Program that run on one device. A device may have several segments. */
 export interface PlanSegment {
   device: DeviceName;
@@ -34,7 +37,8 @@ export interface PlanDevice {
   kvCacheBytes: number;
   activationsBytes: number;
   scratchBytes: number;
-  /** Room for weights on their way: on CUDA the windows they are loaded through, and what is streamed from disk, at work and read ahead. */
+  /** Room for weights on their way: on CUDA the windows they are loaded through, and what is streamed, at work and read ahead. Of
+   * the disk: host memory that its weights pass through on their way to a CUDA device. */
   windowBytes: number;
   reserveBytes: number;
   freeBytes: number;
@@ -45,7 +49,7 @@ export interface DevicePlan {
   version: 1;
   model: string;
   strategy: Strategy | 'explicit';
-  deviceMap: Record<string, DeviceName>;
+  deviceMap: PlacedDeviceMap;
   /** What `auto` minimized: a request's time, or its slowest stage. */
   objective: Objective;
   /** What expected times rest on: a calibration of this machine, or figures of typical devices. */

@@ -135,8 +135,9 @@ async function writeShards(
   );
   const perDevice = new Map<DeviceName, SaveInstruction[]>();
   const owner = new Map<TensorId, DeviceName>();
-  for (const [device, { weights }] of planned.memory)
-    for (const id of weights) if (!owner.has(id)) owner.set(id, device);
+  for (const [device, { weights, portions }] of planned.memory)
+    for (const id of [...weights, ...portions.flatMap((portion) => portion.weights)])
+      if (!owner.has(id)) owner.set(id, device);
   const weightMap: Record<string, string> = {};
   for (const [i, shard] of shards.entries()) {
     const file = join(folder, names[i] as string);

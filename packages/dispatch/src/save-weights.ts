@@ -44,9 +44,10 @@ function saveTensor(executor: DeviceExecutor, instruction: SaveInstruction, desc
     for (let done = 0; done < bytes.length; )
       done += writeSync(descriptor, bytes, done, bytes.length - done, offset + at + done);
   };
-  if (spec.layout === 'packed_int8') unpackRows(executor, executor.place(tensor), rows, columns, write);
-  else if (transposed) turnOut(executor, executor.place(tensor), [rows, columns, DTYPES[spec.dtype].bytes], write);
-  else copyOut(executor, executor.place(tensor), rows * columns * DTYPES[spec.dtype].bytes, write);
+  const place = executor.present(tensor);
+  if (spec.layout === 'packed_int8') unpackRows(executor, place, rows, columns, write);
+  else if (transposed) turnOut(executor, place, [rows, columns, DTYPES[spec.dtype].bytes], write);
+  else copyOut(executor, place, rows * columns * DTYPES[spec.dtype].bytes, write);
 }
 
 function copyOut(

@@ -50,16 +50,17 @@ export const connect = plainly((inboxes: readonly Inbox[]): void => current().co
 export const load = plainly((instructions: readonly LoadInstruction[]): void => {
   const { setup } = current();
   const control = new Control(setup.control, setup.controlRows);
-  const { context, loader } = current();
+  const executor = current();
   try {
     for (const instruction of instructions) {
       if (control.aborted || control.stopped) break;
+      const loader = executor.loaderOf(instruction);
       const bytes = loader.run(instruction);
       setup.port.postMessage({ type: 'progress', tensor: loader.nameOf(instruction), bytes } satisfies ExecutorMessage);
     }
-    native().synchronize(context.id);
+    native().synchronize(executor.context.id);
   } finally {
-    loader.close();
+    for (const loader of executor.loaders) loader.close();
   }
   setup.port.postMessage({ type: 'done' } satisfies ExecutorMessage);
 });
@@ -78,11 +79,7 @@ export const serve = plainly((request: ServeRequest): void => {
   }
 });
 
-export const stats = plainly((): ExecutorStats => {
-  const { context, setup } = current();
-  const { budgetBytes, currentBytes, peakBytes, peak } = context.stats();
-  return { device: setup.device, threadId: native().threadId(), budgetBytes, currentBytes, peakBytes, peak };
-});
+export const stats = plainly((): ExecutorStats[] => current().stats);
 
 export const close = plainly((): void => {
   executor?.setup.port.close();

@@ -26,6 +26,7 @@ constexpr Function kFunctions[] = {
     {"contextStats", fn::context_stats},
     {"synchronize", fn::synchronize},
     {"alloc", fn::alloc},
+    {"allocPinned", fn::alloc_pinned},
     {"free", fn::free},
     {"bufferBytes", fn::buffer_bytes},
     {"write", fn::write},
@@ -46,6 +47,11 @@ constexpr Function kFunctions[] = {
     {"loadWeight", fn::load_weight},
     {"mapFile", fn::map_file},
     {"advise", fn::advise},
+    {"openFeed", fn::open_feed},
+    {"askFeed", fn::ask_feed},
+    {"waitFeed", fn::wait_feed},
+    {"usedFeed", fn::used_feed},
+    {"resetFeed", fn::reset_feed},
 };
 
 napi_value invoke(napi_env env, napi_callback_info info) {

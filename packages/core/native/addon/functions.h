@@ -17,6 +17,7 @@ napi_value close_context(Call &call);
 napi_value context_stats(Call &call);
 napi_value synchronize(Call &call);
 napi_value alloc(Call &call);
+napi_value alloc_pinned(Call &call);
 napi_value free(Call &call);
 napi_value buffer_bytes(Call &call);
 
@@ -50,6 +51,13 @@ napi_value advise(Call &call);
 
 // load_weight.cc
 napi_value load_weight(Call &call);
+
+// weight_feed.cc
+napi_value open_feed(Call &call);
+napi_value ask_feed(Call &call);
+napi_value wait_feed(Call &call);
+napi_value used_feed(Call &call);
+napi_value reset_feed(Call &call);
 
 // process.cc
 napi_value thread_id(Call &call);

@@ -12,7 +12,7 @@
 
 namespace metashard {
 
-enum class IdKind : uint64_t { context = 1, buffer = 2, program = 3, file = 4 };
+enum class IdKind : uint64_t { context = 1, buffer = 2, program = 3, file = 4, feed = 5 };
 
 template <class T, IdKind Kind>
 class IdTable {
@@ -68,7 +68,7 @@ class IdTable {
   };
   static constexpr int kIndexShift = 3, kGenerationShift = 27;
   static constexpr unsigned long long kMaxIndex = 1ull << 24, kMaxGeneration = 1ull << 26;
-  static constexpr const char *kNames[] = {"", "context", "buffer", "program", "file"};
+  static constexpr const char *kNames[] = {"", "context", "buffer", "program", "file", "feed"};
 
   const Slot *slot_of(double id) const {
     if (!(id > 0 && id < 9007199254740992.0)) return nullptr;  // 2^53; NaN fails, too

@@ -8,6 +8,7 @@
 #include "mapped_file.h"
 #include "op_call.h"
 #include "program.h"
+#include "weight_feed.h"
 
 namespace metashard {
 
@@ -145,19 +146,27 @@ void Context::own_program(double id) {
   programs_.insert(id);
 }
 
+void Context::own_feed(double id) {
+  const std::lock_guard lock(owned_mutex_);
+  if (closed_) MS_REFUSE("context: expected an open one, got one that was closed meanwhile");
+  feeds_.insert(id);
+}
+
 void Context::disown(double id) {
   const std::lock_guard lock(owned_mutex_);
   if (buffers_.erase(id) == 0) programs_.erase(id);
 }
 
 void Context::close() {
-  std::unordered_set<double> owned_buffers, owned_programs;
+  std::unordered_set<double> owned_buffers, owned_programs, owned_feeds;
   {
     const std::lock_guard lock(owned_mutex_);
     closed_ = true;
     owned_buffers.swap(buffers_);
     owned_programs.swap(programs_);
+    owned_feeds.swap(feeds_);
   }
+  for (const double id : owned_feeds) feeds().remove(id);
   for (const double id : owned_programs) programs().remove(id);
   for (const double id : owned_buffers) buffers().remove(id);
 }
@@ -173,13 +182,28 @@ Buffer::Buffer(ContextRef owner, size_t bytes, int kind) : context(std::move(own
   }
 }
 
+Buffer::Buffer(ContextRef owner, ContextRef copies, size_t bytes, int kind)
+    : context(std::move(owner)), bytes(bytes), kind(kind), copier(std::move(copies)) {
+  context->accounting.take(bytes, kind);
+  try {
+    const std::lock_guard lock(copier->in_use);
+    data = static_cast<std::byte *>(copier->allocate(std::max<size_t>(bytes, 1), MS_MEMORY_PINNED));
+  } catch (...) {
+    context->accounting.give_back(bytes, kind);
+    throw;
+  }
+}
+
 Buffer::Buffer(ContextRef owner, std::shared_ptr<Mapping> mapped, size_t bytes, int kind)
     : context(std::move(owner)), bytes(bytes), kind(kind), mapping(std::move(mapped)), data(mapping->data()) {
   if (kind >= 0) context->accounting.take(bytes, kind);
 }
 
 Buffer::~Buffer() {
-  if (mapping == nullptr) {
+  if (copier != nullptr) {
+    const std::lock_guard lock(copier->in_use);
+    copier->deallocate(data, std::max<size_t>(bytes, 1), MS_MEMORY_PINNED);
+  } else if (mapping == nullptr) {
     const std::lock_guard lock(context->in_use);
     context->deallocate(data, std::max<size_t>(bytes, 1), MS_MEMORY_DEVICE);
   }
@@ -232,6 +256,22 @@ napi_value alloc(Call &call) {
   const auto bytes = static_cast<size_t>(call.size(1, "bytes"));
   const int kind = static_cast<int>(call.integer(2, "kind", 0, kMemoryKinds - 1));
   const double id = buffers().insert(std::make_shared<Buffer>(context, bytes, kind));
+  try {
+    context->own_buffer(id);
+  } catch (...) {
+    buffers().remove(id);
+    throw;
+  }
+  return call.number(id);
+}
+
+napi_value alloc_pinned(Call &call) {
+  const ContextRef context = contexts().get(call.id(0, "context"), "context");
+  const ContextRef copier = contexts().get(call.id(1, "copier"), "context");
+  if (!context->host_addressable()) MS_REFUSE("allocPinned: expected a device that reads host memory");
+  const auto bytes = static_cast<size_t>(call.size(2, "bytes"));
+  const int kind = static_cast<int>(call.integer(3, "kind", 0, kMemoryKinds - 1));
+  const double id = buffers().insert(std::make_shared<Buffer>(context, copier, bytes, kind));
   try {
     context->own_buffer(id);
   } catch (...) {

@@ -86,6 +86,7 @@ class Context {
   // Remembers an id that closing this context frees. Throws once it was closed.
   void own_buffer(double id);
   void own_program(double id);
+  void own_feed(double id);
   void disown(double id);
   // Frees everything owned, and refuses to own more.
   void close();
@@ -105,6 +106,7 @@ class Context {
   bool closed_ = false;
   std::unordered_set<double> buffers_;
   std::unordered_set<double> programs_;
+  std::unordered_set<double> feeds_;
 };
 
 class Mapping;
@@ -113,6 +115,8 @@ class Buffer {
  public:
   // Takes the bytes against the budget and allocates them. Throws MS_OUT_OF_MEMORY.
   Buffer(std::shared_ptr<Context> context, size_t bytes, int kind);
+  // Host memory of a host-addressable context, from which `copier`'s device copies asynchronously. Throws MS_OUT_OF_MEMORY.
+  Buffer(std::shared_ptr<Context> context, std::shared_ptr<Context> copier, size_t bytes, int kind);
   // Memory of a mapped file. kind -1: not counted. Throws MS_OUT_OF_MEMORY.
   Buffer(std::shared_ptr<Context> context, std::shared_ptr<Mapping> mapping, size_t bytes, int kind);
   ~Buffer();
@@ -122,6 +126,7 @@ class Buffer {
   const std::shared_ptr<Context> context;
   const size_t bytes;
   const int kind;
+  const std::shared_ptr<Context> copier;   // null where the memory is not pinned for another device
   const std::shared_ptr<Mapping> mapping;  // null for device memory
   std::byte *data = nullptr;  // never null, also for 0 bytes
 };
