@@ -164,6 +164,9 @@ class OrderTable {
   readonly #radices: number[];
   readonly #strides: number[];
   readonly #states: number;
+  /** By from · (units + 1) + to: asked for over and over. */
+  readonly #bytes: Float64Array;
+  readonly #times: readonly Float64Array[];
 
   constructor(
     readonly problem: PlacementProblem,
@@ -172,6 +175,13 @@ class OrderTable {
     this.#classes = classes ?? [];
     this.#radices = this.#classes.map((members) => members.length + 1);
     this.#strides = this.#radices.map((_, c) => this.#radices.slice(0, c).reduce((a, b) => a * b, 1));
+    this.#bytes = tableOf(problem.ranges, (from, to) => problem.ranges.bytes(from, to));
+    const byKey = new Map<string, Float64Array>();
+    this.#times = problem.devices.map((device) => {
+      const known = byKey.get(device.key) ?? tableOf(problem.ranges, (from, to) => stageTime(device, from, to));
+      byKey.set(device.key, known);
+      return known;
+    });
     this.#states = classes === undefined ? problem.devices.length + 1 : this.#radices.reduce((a, b) => a * b, 1);
   }
 
@@ -182,7 +192,7 @@ class OrderTable {
     let best: Cell | undefined;
     for (const [state, here] of cells.entries()) {
       const done = here[units];
-      if (done !== undefined && (best === undefined || isBetter(done, best, pass))) best = done;
+      if (done !== undefined && (best === undefined || isBetterCell(done, best, pass))) best = done;
       for (const { device, after } of this.#next(state)) {
         const into = cells[after] as (Cell | undefined)[];
         // Used in their order only, a device may be passed over.
@@ -207,38 +217,42 @@ class OrderTable {
   /** Lets a device take units i … j - 1 after every cell i. */
   #extend(from: readonly (Cell | undefined)[], into: (Cell | undefined)[], index: number, pass: Pass): void {
     const { ranges, devices } = this.problem;
-    const device = devices[index] as PlacementDevice;
-    const capacity = Math.min(device.capacity, pass.mostBytes);
-    for (let i = 0; i < ranges.units.length; i++) {
+    const capacity = Math.min((devices[index] as PlacementDevice).capacity, pass.mostBytes);
+    const times = this.#times[index] as Float64Array;
+    const units = ranges.units.length;
+    for (let i = 0; i < units; i++) {
       const before = from[i];
       if (before === undefined) continue;
-      for (let j = i + 1; j <= ranges.units.length; j++) {
-        const bytes = ranges.bytes(i, j);
+      for (let j = i + 1; j <= units; j++) {
+        const bytes = this.#bytes[i * (units + 1) + j] as number;
         if (bytes > capacity) break;
-        const stage = stageTime(device, i, j);
+        const stage = times[i * (units + 1) + j] as number;
         if (stage > pass.mostMs) continue;
-        const cell = {
-          device: index,
-          from: i,
-          to: j,
-          ms: timeOf(before.ms, stage, pass),
-          used: before.used + 1,
-          largest: Math.max(before.largest, bytes),
-          before,
-        };
-        keep(cell, into, j, pass);
+        const ms = timeOf(before.ms, stage, pass);
+        const largest = Math.max(before.largest, bytes);
+        const known = into[j];
+        // A cell is made only where it stays: this is the innermost loop.
+        if (known === undefined || isBetter(ms, before.used + 1, largest, before, index, known, pass))
+          into[j] = { device: index, from: i, to: j, ms, used: before.used + 1, largest, before };
       }
     }
   }
 }
 
-function keep(cell: Cell, into: (Cell | undefined)[], units: number, pass: Pass): void {
-  const known = into[units];
-  if (known === undefined || isBetter(cell, known, pass)) into[units] = cell;
+/** Values of all runs of units. */
+function tableOf({ units }: Ranges, value: (from: number, to: number) => number): Float64Array {
+  const table = new Float64Array(units.length * (units.length + 1));
+  for (let from = 0; from < units.length; from++) {
+    for (let to = from + 1; to <= units.length; to++) table[from * (units.length + 1) + to] = value(from, to);
+  }
+  return table;
 }
 
 function keepBetter(from: readonly (Cell | undefined)[], into: (Cell | undefined)[], pass: Pass): void {
-  for (const [units, cell] of from.entries()) if (cell !== undefined) keep(cell, into, units, pass);
+  for (const [units, cell] of from.entries()) {
+    const known = into[units];
+    if (cell !== undefined && (known === undefined || isBetterCell(cell, known, pass))) into[units] = cell;
+  }
 }
 
 function timeOf(before: number, stage: number, { time }: Pass): number {
@@ -246,18 +260,31 @@ function timeOf(before: number, stage: number, { time }: Pass): number {
   return time === 'sum' ? before + stage : Math.max(before, stage);
 }
 
-function isBetter(a: Cell, b: Cell, { tie }: Pass): boolean {
-  const order = compareTimes(a.ms, b.ms) || a.used - b.used;
-  if (order !== 0) return order < 0;
-  return tie === 'largest share' ? a.largest < b.largest : isEarlier(a, b);
+function isBetterCell(a: Cell, b: Cell, pass: Pass): boolean {
+  return isBetter(a.ms, a.used, a.largest, a.before, a.device, b, pass);
 }
 
-/** Both have used as many devices. */
-function isEarlier(a: Cell, b: Cell): boolean {
-  const theirs = chainOf(b);
-  for (const [i, { device }] of chainOf(a).entries()) {
-    const other = (theirs[i] as Cell).device;
-    if (device !== other) return device < other;
+/** Whether a cell of these values, `device` after `before`, is better than b. */
+function isBetter(
+  ms: number,
+  used: number,
+  largest: number,
+  before: Cell | undefined,
+  device: number,
+  b: Cell,
+  { tie }: Pass,
+): boolean {
+  const order = compareTimes(ms, b.ms) || used - b.used;
+  if (order !== 0) return order < 0;
+  return tie === 'largest share' ? largest < b.largest : isEarlier(before, device, b);
+}
+
+/** Compares orders of as many devices each: the first difference, which is the last one met on the way back, decides. */
+function isEarlier(before: Cell | undefined, device: number, b: Cell): boolean {
+  let [difference, mine, theirs]: [number, Cell | undefined, Cell | undefined] = [device - b.device, before, b.before];
+  while (mine !== undefined && theirs !== undefined && mine !== theirs) {
+    if (mine.device !== theirs.device) difference = mine.device - theirs.device;
+    [mine, theirs] = [mine.before, theirs.before];
   }
-  return false;
+  return difference < 0;
 }
