@@ -39,7 +39,19 @@ describe('examples/bloom-176b', () => {
 
   it('refuses what does not fit, and a file that cannot be written', async () => {
     const three = `${EXAMPLE}/3x80GB.yaml`;
-    expect(await run('plan', three, '--max-memory', '2=40GiB')).toMatchObject({ code: 3, out: '' });
+    const small = ['--max-memory', '0=60GiB,1=60GiB,2=60GiB'];
+    expect(await run('plan', three, ...small)).toEqual({
+      code: 3,
+      out: '',
+      err: `error: model does not fit: cuda:0 needs 63.7 GiB, 60.0 GiB available
+hint: max_batch_size × max_seq_len of 1 × 848 fits; or offer 3.7 GiB more on each device (max_memory), or add a device
+`,
+    });
+    for (const [tokens, want] of [
+      ['848', 0],
+      ['864', 3],
+    ] as const)
+      expect((await run('plan', three, ...small, '--max-seq-len', tokens)).code, tokens).toBe(want);
     const { code, err } = await run('plan', three, '--html', '/no/such/folder/a.html');
     expect(code).toBe(2);
     expect(err).toContain('error: /no/such/folder/a.html: expected a file that can be written, got ENOENT');

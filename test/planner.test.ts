@@ -108,6 +108,117 @@ describe('BLOOM-176B', () => {
   });
 });
 
+describe('a refusal', () => {
+  const config = { ...BLOOM_176B, hidden_size: 128, n_head: 4, n_layer: 8, vocab_size: 1000 };
+  const { model } = buildModel(config);
+  const refused = (run: () => unknown): InsufficientMemoryError => {
+    try {
+      run();
+    } catch (error) {
+      expect(error).toBeInstanceOf(InsufficientMemoryError);
+      return error as InsufficientMemoryError;
+    }
+    throw new Error('expected a refusal, got a plan');
+  };
+  const MiB = 2 ** 20;
+
+  it('names the device that binds and the memory that would do, by any strategy over any devices', () => {
+    const recorded = recordModel(model, { maxSeqLen: 128 });
+    const sizes = fc.array(fc.integer({ min: 0, max: 3 * MiB }), { minLength: 1, maxLength: 4 });
+    const strategy = fc.constantFrom('auto' as const, 'balanced' as const, 'sequential' as const);
+    let refusals = 0;
+    fc.assert(
+      fc.property(sizes, strategy, fc.boolean(), (budgets, deviceMap, hasDisk) => {
+        const devices = (extra: number) => [
+          ...budgets.map((bytes, i) => ({
+            name: i < 2 ? `cuda:${i}` : `cpu:${i - 2}`,
+            emulated: false,
+            budgetBytes: bytes + extra,
+            reserveBytes: 0,
+          })),
+          ...(hasDisk
+            ? [{ name: 'disk', emulated: false, budgetBytes: Number.MAX_SAFE_INTEGER, reserveBytes: 0 }]
+            : []),
+        ];
+        const plan = (extra: number) => planRecorded(recorded, devices(extra), { deviceMap, model: 'm' });
+        let error: InsufficientMemoryError;
+        try {
+          plan(0);
+          return;
+        } catch (thrown) {
+          error = thrown as InsufficientMemoryError;
+        }
+        expect(error, String(error)).toBeInstanceOf(InsufficientMemoryError);
+        refusals++;
+        const { device, neededBytes, availableBytes, extraBytes } = error.details as Record<string, number>;
+        const binding = devices(0).find(({ name }) => name === String(device));
+        expect([availableBytes, neededBytes]).toEqual([
+          binding?.budgetBytes,
+          (availableBytes as number) + (extraBytes as number),
+        ]);
+        expect(plan(extraBytes as number).plan.devices.length).toBeGreaterThan(0);
+        expect(() => plan((extraBytes as number) - MiB - 1)).toThrow(InsufficientMemoryError);
+      }),
+      { numRuns: 60 },
+    );
+    expect(refusals).toBeGreaterThan(10);
+  });
+
+  it('says which batch and context would fit: a shorter context, fewer sequences, or one sequence', () => {
+    const plan = (MiB: number, step: { maxBatchSize: number; maxSeqLen: number }) =>
+      planDeviceMap(model, { devices: ['cpu:0'], maxMemory: { cpu: MiB * 2 ** 20 }, ...step });
+    for (const [size, asked] of [
+      [12, { maxBatchSize: 4, maxSeqLen: 1024 }],
+      [8, { maxBatchSize: 3, maxSeqLen: 512 }],
+      [20, { maxBatchSize: 1, maxSeqLen: 2048 }],
+      [5, { maxBatchSize: 60, maxSeqLen: 64 }],
+    ] as const) {
+      const { details, hint } = refused(() => plan(size, asked));
+      const fits = details.fits as { maxBatchSize: number; maxSeqLen: number }[];
+      expect(fits.length, `${size} MiB`).toBeGreaterThan(0);
+      for (const step of fits) {
+        expect(hint).toContain(`${step.maxBatchSize} × ${step.maxSeqLen}`);
+        expect(plan(size, step).maxSeqLen).toBe(step.maxSeqLen);
+        const more =
+          step.maxSeqLen < asked.maxSeqLen
+            ? { ...step, maxSeqLen: step.maxSeqLen + 16 }
+            : { ...step, maxBatchSize: step.maxBatchSize + 1 };
+        refused(() => plan(size, more));
+      }
+    }
+  });
+
+  it('says so where nothing is small enough, and what is missing then', () => {
+    const plan = (bytes: number) =>
+      planDeviceMap(model, {
+        devices: ['cpu:0', 'cpu:1'],
+        maxMemory: { 'cpu:0': bytes, 'cpu:1': bytes },
+        maxSeqLen: 64,
+      });
+    const { details, hint } = refused(() => plan(MiB / 2));
+    expect(details.fits).toEqual([]);
+    expect(hint).toMatch(
+      /^no smaller batch or context fits; or offer [\d.]+ MiB more on each device \(max_memory\), add a device, or set load_in_8bit$/,
+    );
+    expect(plan(MiB / 2 + (details.extraBytes as number)).segments.length).toBeGreaterThan(0);
+  });
+
+  it('holds for maps of the user, too', () => {
+    const plan = (bytes: number, maxSeqLen: number) =>
+      planDeviceMap(model, {
+        devices: ['cpu:0', 'cpu:1'],
+        maxMemory: { 'cpu:0': bytes, 'cpu:1': 10 * MiB },
+        deviceMap: { '': 'cpu:0', 'transformer.h.7': 'cpu:1' },
+        maxSeqLen,
+      });
+    const { message, details } = refused(() => plan(6 * MiB, 1024));
+    expect(message).toMatch(/^device map does not fit: cpu:0 needs [\d.]+ MiB, 6\.0 MiB available$/);
+    const [step] = details.fits as { maxSeqLen: number }[];
+    expect(plan(6 * MiB, step?.maxSeqLen as number).strategy).toBe('explicit');
+    expect(plan(6 * MiB + (details.extraBytes as number), 1024).devices[0]?.freeBytes).toBe(0);
+  });
+});
+
 /** Ranges over made-up units with bytes and ties. */
 class MadeRanges implements Ranges {
   readonly units: readonly Unit[];

@@ -15,6 +15,7 @@ import {
 import { findTiedParameters, findTransposedParameters, type ParsedConfig } from '@metashard/meta';
 import { costsOf, readCalibration } from './calibrate.js';
 import { resolveDevices } from './devices.js';
+import { planOrAdvise } from './does-not-fit.js';
 import type { LoadInstruction } from './executor-protocol.js';
 import { Executors, type MappedStore } from './executors.js';
 import { findStore, type StoreRequest, storedSources, writeStore } from './find-store.js';
@@ -26,13 +27,11 @@ import type { LoadModelOptions, LoadProgress } from './options.js';
 import type { PackProgress } from './pack-model.js';
 import { storeFolder } from './packed-store.js';
 import type { DevicePlan } from './plan.js';
-import { planRecorded, type RecordedModel, recordModel } from './plan-device-map.js';
+import { DEFAULT_MAX_SEQ_LEN, planRecorded, type RecordedModel, recordModel } from './plan-device-map.js';
 import type { PlannedProgram } from './plan-program.js';
 import { tensorBytes } from './program-facts.js';
 import { loadTokenizer } from './tokenizer.js';
 import { findWeightSources, instructionsFor } from './weight-sources.js';
-
-const DEFAULT_MAX_SEQ_LEN = 2048;
 
 /**
  * Loads a model from a folder or the local Hugging Face cache, in 8 bits if asked, over all devices of its plan. The plan is checked before any weight is read;
@@ -49,8 +48,7 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
       hint: 'a config can be planned: metashard plan',
     });
   }
-  const recorded = recordSource(source, options);
-  const planned = planSource(source, recorded, options);
+  const { recorded, planned } = recordAndPlan(source, options);
   const sources = sourcesOf(source, checkpoint, recorded, options);
   const tokenizer = await loadTokenizer(source.folder);
   const generationDefaults = readGenerationConfig(source.folder, tokenIds(source.config));
@@ -130,8 +128,7 @@ function sourcesOf(
 
 /** The plan `loadModel` would follow; a folder with a config alone is enough. Throws what planning throws. */
 export async function planModel(nameOrFolder: string, options: LoadModelOptions = {}): Promise<DevicePlan> {
-  const source = await openModelSource(nameOrFolder, options);
-  return planSource(source, recordSource(source, options), options).plan;
+  return recordAndPlan(await openModelSource(nameOrFolder, options), options).planned.plan;
 }
 
 /** The packed store to load from: one that is there, or one written now if asked or needed for streaming; null: load from the checkpoint. */
@@ -169,6 +166,17 @@ export function recordSource(source: ModelSource, options: LoadModelOptions): Re
     throw new ConfigError(`max_seq_len: expected at most the model's ${own}, got ${maxSeqLen}`);
   }
   return recordModel(source.model, { maxSeqLen, maxBatchSize, kvCacheDtype: options.kvCacheDtype });
+}
+
+/** What does not fit is refused with what would. */
+function recordAndPlan(source: ModelSource, options: LoadModelOptions) {
+  const recorded = recordSource(source, options);
+  const { maxSeqLen, maxBatchSize } = recorded;
+  return planOrAdvise({ maxSeqLen, maxBatchSize }, (step) => {
+    const isAsked = step.maxSeqLen === maxSeqLen && step.maxBatchSize === maxBatchSize;
+    const sized = isAsked ? recorded : recordSource(source, { ...options, ...step });
+    return { recorded: sized, planned: planSource(source, sized, options) };
+  });
 }
 
 /** Plans a recorded source over the options' devices. */

@@ -2,18 +2,11 @@
  * Where every op of a Program computes and where its weights lie: as an explicit map says, or as a strategy finds it,
  * streaming from disk what fits nowhere. Estimates bytes from above; the exact plan is `plan-program.ts`.
  */
-import {
-  DeviceMapError,
-  type DeviceName,
-  formatBytes,
-  InsufficientMemoryError,
-  type Program,
-  type ProgramOp,
-  parseDevice,
-} from '@metashard/core';
+import { DeviceMapError, type DeviceName, type Program, type ProgramOp, parseDevice } from '@metashard/core';
 import { DATASHEET_COSTS, expectedUse, stageMs, workOf } from './costs.js';
 import { canonicalDeviceMap, deviceOfOps, longestPrefix, type Placement } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
+import { doesNotFit } from './does-not-fit.js';
 import { loadStagingBytes, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
 import {
   balancedLow0Partition,
@@ -77,20 +70,18 @@ export function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Plac
   const overhead = perDeviceOverhead(request, facts, units);
   const capacities = devices.map((device) => device.budgetBytes - device.reserveBytes - overhead);
   const ranges = new UnitRanges(facts, units);
-  const fitting = fittingStages({ ...request, devices }, facts, { ranges, capacities });
-  const spilled =
-    fitting === undefined && devices.length < request.devices.length
-      ? spillToDisk(facts, units, devices, { ranges, capacities })
-      : undefined;
-  const stages = fitting ?? spilled?.stages;
-  if (stages === undefined) throw doesNotFit(devices, { ranges, capacities }, overhead);
+  const place = (capacities: readonly number[]) =>
+    fittingOrStreamed({ ...request, devices }, facts, { ranges, capacities }, devices.length < request.devices.length);
+  const found = place(capacities);
+  if (found === undefined) throw doesNotFit(program, devices, { ranges, capacities }, place);
+  const { stages, firstStreamed = units.length } = found;
   const streamedOps = new Map<number, DeviceName>();
   const deviceOfOp = new Array<DeviceName>(program.ops.length).fill((devices[0] as DeviceBudget).name);
   const deviceMap: Record<string, DeviceName> = {};
   for (const stage of stages) {
     const device = (devices[stage.device] as DeviceBudget).name;
     for (const [u, unit] of units.slice(stage.from, stage.to).entries()) {
-      const streams = stage.from + u >= (spilled?.firstStreamed ?? units.length);
+      const streams = stage.from + u >= firstStreamed;
       deviceMap[unit.module] = streams && unit.weights.length > 0 ? 'disk' : device;
       for (const op of unit.ops) {
         deviceOfOp[op] = device;
@@ -99,6 +90,25 @@ export function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Plac
     }
   }
   return { deviceOfOp: headRowsWithHead(program, deviceOfOp), streamedOps, deviceMap };
+}
+
+interface Found {
+  stages: Stage[];
+  /** The first unit whose weights are streamed from disk, and the device that computes them. */
+  firstStreamed?: number;
+  streamer?: number;
+}
+
+/** Streams from disk only what no placement fits. */
+function fittingOrStreamed(
+  request: PlanRequest,
+  facts: ProgramFacts,
+  problem: PartitionProblem,
+  hasDisk: boolean,
+): Found | undefined {
+  const stages = fittingStages(request, facts, problem);
+  if (stages !== undefined) return { stages };
+  return hasDisk ? spillToDisk(facts, problem.ranges.units, request.devices, problem) : undefined;
 }
 
 /** Bytes of a unit's weights that a step reads whole: not those it only looks rows up in. */
@@ -130,7 +140,7 @@ function spillToDisk(
   units: readonly Unit[],
   devices: readonly DeviceBudget[],
   { ranges, capacities }: PartitionProblem,
-): { stages: Stage[]; firstStreamed: number } | undefined {
+): Found | undefined {
   const streamer = devices.findLastIndex(({ name }) => parseDevice(name).type === 'cpu');
   if (streamer < 0) return undefined;
   const stages: Stage[] = [];
@@ -157,7 +167,7 @@ function spillToDisk(
     firstStreamed++;
   }
   stages.push({ device: streamer, from, to: units.length });
-  return { stages, firstStreamed };
+  return { stages, firstStreamed, streamer };
 }
 
 /** `select_rows` belongs to the unit before it, but runs with the head, so that only the wanted rows pass through it there. */
@@ -267,27 +277,5 @@ function perDeviceOverhead(
     inputs +
     sampling.activations +
     scratch
-  );
-}
-
-/** Names the device that would be short the most if the model were spread evenly. */
-function doesNotFit(
-  devices: readonly DeviceBudget[],
-  { ranges, capacities }: PartitionProblem,
-  overhead: number,
-): InsufficientMemoryError {
-  const ends = balancedPartition({ ranges, capacities: capacities.map(() => Number.POSITIVE_INFINITY) }) as number[];
-  let worst = { device: devices[0] as DeviceBudget, needed: 0, short: Number.NEGATIVE_INFINITY };
-  for (const [d, device] of devices.entries()) {
-    const needed = ranges.bytes(ends[d - 1] ?? 0, ends[d] as number) + overhead + device.reserveBytes;
-    if (needed - device.budgetBytes > worst.short) worst = { device, needed, short: needed - device.budgetBytes };
-  }
-  const available = worst.device.budgetBytes;
-  return new InsufficientMemoryError(
-    `model does not fit: spread evenly, ${worst.device.name} needs ${formatBytes(worst.needed)}, ${formatBytes(available)} available`,
-    {
-      hint: 'raise max_memory, add a device, set load_in_8bit, or lower max_seq_len or max_batch_size',
-      details: { device: worst.device.name, neededBytes: worst.needed, availableBytes: available },
-    },
   );
 }

@@ -3,6 +3,7 @@ import { type DimValues, KV_BLOCK_SIZE, type Program, type Tensor, type TensorSp
 import { ARCHITECTURES, type CausalLM, type Module, record, recordCausalLM, shareCommonOps } from '@metashard/meta';
 import type { ExpectedUse } from './costs.js';
 import { type DeviceBudget, type DeviceRequest, resolveDevices } from './devices.js';
+import { planOrAdvise } from './does-not-fit.js';
 import type { KvCacheDtype } from './options.js';
 import type { Objective } from './placement.js';
 import type { DeviceMap, DevicePlan, Strategy } from './plan.js';
@@ -10,6 +11,7 @@ import { type PlannedProgram, type PlanRequest, planProgram } from './plan-progr
 
 /** Rows of logits computed at once when a prompt's logits are all wanted. */
 const LOGIT_ROWS = 64;
+export const DEFAULT_MAX_SEQ_LEN = 2048;
 
 export interface PlanOptions extends DeviceRequest {
   /** Default "auto". */
@@ -49,7 +51,7 @@ export interface RecordedModel {
 
 /** Runs the module's forward once on meta. A causal LM where no `inputs` are given. */
 export function recordModel(module: Module, options: PlanOptions & { vocabSize?: number } = {}): RecordedModel {
-  const { maxSeqLen = 2048, maxBatchSize = 1, kvCacheDtype = 'float32', inputs } = options;
+  const { maxSeqLen = DEFAULT_MAX_SEQ_LEN, maxBatchSize = 1, kvCacheDtype = 'float32', inputs } = options;
   const noSplit = new Set([...ARCHITECTURES.flatMap((one) => one.noSplit), ...(options.noSplitModuleClasses ?? [])]);
   const paths = [...module.namedModules()];
   const program =
@@ -121,7 +123,11 @@ export function planRecorded(
  * Throws DeviceMapError, InsufficientMemoryError, ConfigError.
  */
 export function planDeviceMap(module: Module, options: PlanOptions = {}): DevicePlan {
-  const recorded = recordModel(module, options);
   const { deviceMap = 'auto', model = module.constructor.name, objective, expectedUse } = options;
-  return planRecorded(recorded, resolveDevices(options), { deviceMap, model, objective, expectedUse }).plan;
+  const { maxSeqLen = DEFAULT_MAX_SEQ_LEN, maxBatchSize = 1 } = options;
+  const devices = resolveDevices(options);
+  return planOrAdvise({ maxSeqLen, maxBatchSize }, (step) => {
+    const recorded = recordModel(module, { ...options, ...step });
+    return planRecorded(recorded, devices, { deviceMap, model, objective, expectedUse }).plan;
+  });
 }

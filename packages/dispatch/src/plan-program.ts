@@ -3,16 +3,10 @@
  * device, no weights. What it returns is what the executors allocate. Where ops go is `place-ops.ts`; recording is
  * `plan-device-map.ts`.
  */
-import {
-  type DeviceName,
-  type DimValues,
-  formatBytes,
-  InsufficientMemoryError,
-  type Program,
-  parseDevice,
-} from '@metashard/core';
+import { type DeviceName, type DimValues, type Program, parseDevice } from '@metashard/core';
 import { type CostModel, DATASHEET_COSTS, type ExpectedUse, expectedUse, stageMs, workOf } from './costs.js';
 import type { DeviceBudget } from './devices.js';
+import { shortOfMemory } from './does-not-fit.js';
 import { type DeviceMemory, loadStagingBytes, planDeviceMemory, samplingBytes } from './memory-plan.js';
 import { blockOf } from './partition.js';
 import { placeByStrategy, placeExplicitly } from './place-ops.js';
@@ -71,7 +65,7 @@ export function planProgram(request: PlanRequest): PlannedProgram {
   const streamedOps = opsThatStream(facts, segments, memory, placed.streamedOps);
   if (disk !== undefined && [...streamedOps.values()].includes('disk'))
     planned.push(describeDisk(disk, memory, request.costs ?? DATASHEET_COSTS));
-  checkBudgets(planned);
+  checkBudgets(program, planned);
   const plan: DevicePlan = {
     version: 1,
     model: request.model,
@@ -189,17 +183,11 @@ function opsThatStream(
   return left;
 }
 
-function checkBudgets(devices: readonly PlanDevice[]): void {
+function checkBudgets(program: Program, devices: readonly PlanDevice[]): void {
   const worst = devices.reduce((a, b) => (b.freeBytes < a.freeBytes ? b : a));
   if (worst.freeBytes >= 0) return;
-  const needed = worst.budgetBytes - worst.freeBytes;
-  throw new InsufficientMemoryError(
-    `device map does not fit: ${worst.name} needs ${formatBytes(needed)}, ${formatBytes(worst.budgetBytes)} available`,
-    {
-      hint: 'raise max_memory, add a device, set load_in_8bit, or lower max_seq_len or max_batch_size',
-      details: { device: worst.name, neededBytes: needed, availableBytes: worst.budgetBytes },
-    },
-  );
+  const { name, budgetBytes } = worst;
+  throw shortOfMemory(program, devices.length, { what: 'device map', name, budgetBytes, extraBytes: -worst.freeBytes });
 }
 
 /** Weights that lie on more than one device. */
