@@ -21,11 +21,14 @@ async function run(...args: string[]): Promise<{ code: number; out: string; err:
 }
 
 describe('examples/bloom-176b', () => {
-  it.each(['3x80GB', '4x80GB', '8x40GB'])('plans %s as checked in (vitest -u rewrites it)', async (name) => {
-    const { code, out, err } = await run('plan', `${EXAMPLE}/${name}.yaml`);
-    expect({ code, err }).toEqual({ code: 0, err: '' });
-    await expect(out).toMatchFileSnapshot(`${EXAMPLE}/${name}.txt`);
-  });
+  it.each(['3x80GB', '4x80GB', '8x40GB', '8x24GB-cpu', '1x24GB-cpu-disk'])(
+    'plans %s as checked in (vitest -u rewrites it)',
+    async (name) => {
+      const { code, out, err } = await run('plan', `${EXAMPLE}/${name}.yaml`);
+      expect({ code, err }).toEqual({ code: 0, err: '' });
+      await expect(out).toMatchFileSnapshot(`${EXAMPLE}/${name}.txt`);
+    },
+  );
 
   it('draws 8x40GB as checked in', async () => {
     const file = join(mkdtempSync(join(tmpdir(), 'metashard-svg-')), '8x40GB.svg');

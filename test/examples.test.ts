@@ -22,6 +22,13 @@ it('the 8-bit walk-through runs', () => {
   expect(run('examples/linear8bitlt/main.mjs')).toContain('native quantizations of this weight: 1');
 });
 
+it('a model of BLOOM’s 70 blocks runs over eight devices as on one', () => {
+  const shown = run('examples/bloom-176b/main.mjs', '4x80GB');
+  expect(shown).toContain(readFileSync(join(ROOT, 'examples/bloom-176b/4x80GB.txt'), 'utf8').split('\n')[1]);
+  expect(shown).toMatch(/^│ cpu:7 +│ h\.6\d–h\.69, ln_f, lm_head/m);
+  expect(shown).toContain('16 tokens over 8 devices, the same as on one');
+});
+
 it('the README’s programs run as they stand', () => {
   const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');
   const programs = [...readme.matchAll(/```js\n([\s\S]*?)```/g)].map((match) => match[1] as string);

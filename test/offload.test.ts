@@ -83,6 +83,23 @@ describe('disk', () => {
     });
   });
 
+  it('streams on the last device, and has a tied head return to its table instead of streaming it', async () => {
+    const memory = (bytes: number) => ({ 'cpu:0': bytes, 'cpu:1': bytes });
+    const options = (bytes: number) => ({ devices: ['cpu:0', 'cpu:1', 'disk'], maxMemory: memory(bytes) });
+    let tight = 3 * 2 ** 20;
+    while ((await planModel(FOLDER, { ...BASE(), ...options(tight) }).catch(() => undefined)) === undefined)
+      tight += 2 ** 17;
+    await run(options(tight), async (model) => {
+      const { segments, deviceMap, offloaded, copies } = model.plan;
+      expect(offloaded.length).toBeGreaterThan(1);
+      expect(offloaded.map(({ module }) => module)).not.toContain('lm_head');
+      expect([deviceMap.lm_head, deviceMap['transformer.word_embeddings'], copies]).toEqual(['cpu:0', 'cpu:0', []]);
+      expect(segments.at(-1)).toMatchObject({ device: 'cpu:0', executeOn: 'cpu:0' });
+      expect(await tokens(model, PROMPTS)).toEqual(await resident());
+      for (const { peakBytes, budgetBytes } of await model.stats()) expect(peakBytes).toBeLessThanOrEqual(budgetBytes);
+    });
+  });
+
   it('refuses when even the window does not fit, and disk without a CPU', async () => {
     await expect(
       planModel(FOLDER, { ...BASE(), devices: ['cpu', 'disk'], maxMemory: { cpu: '1MiB' } }),

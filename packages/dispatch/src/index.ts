@@ -3,6 +3,7 @@ export * from './block-allocator.js';
 export { type Calibration, calibrate, costsOf, readCalibration } from './calibrate.js';
 export { runCli } from './cli/index.js';
 export * from './config/load-config.js';
+export { toLoadOptions } from './config/run-options.js';
 export type { ExpectedUse } from './costs.js';
 export * from './device-map.js';
 export * from './devices.js';

@@ -74,18 +74,19 @@ export function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Plac
     fittingOrStreamed({ ...request, devices }, facts, { ranges, capacities }, devices.length < request.devices.length);
   const found = place(capacities);
   if (found === undefined) throw doesNotFit(program, devices, { ranges, capacities }, place);
-  const { stages, firstStreamed = units.length } = found;
+  const { stages, streamed = { from: units.length, to: units.length } } = found;
   const streamedOps = new Map<number, DeviceName>();
   const deviceOfOp = new Array<DeviceName>(program.ops.length).fill((devices[0] as DeviceBudget).name);
   const deviceMap: Record<string, DeviceName> = {};
   for (const stage of stages) {
     const device = (devices[stage.device] as DeviceBudget).name;
     for (const [u, unit] of units.slice(stage.from, stage.to).entries()) {
-      const streams = stage.from + u >= firstStreamed;
+      const streams = stage.from + u >= streamed.from && stage.from + u < streamed.to;
       deviceMap[unit.module] = streams && unit.weights.length > 0 ? 'disk' : device;
       for (const op of unit.ops) {
         deviceOfOp[op] = device;
-        if (streams) streamedOps.set(op, 'disk');
+        // Rows are chosen where the head is, which may be elsewhere.
+        if (streams && program.ops[op]?.op !== 'select_rows') streamedOps.set(op, 'disk');
       }
     }
   }
@@ -94,8 +95,8 @@ export function placeByStrategy(request: PlanRequest, facts: ProgramFacts): Plac
 
 interface Found {
   stages: Stage[];
-  /** The first unit whose weights are streamed from disk, and the device that computes them. */
-  firstStreamed?: number;
+  /** Units whose weights are streamed from disk, and the device that computes them. */
+  streamed?: { from: number; to: number };
   streamer?: number;
 }
 
@@ -108,7 +109,13 @@ function fittingOrStreamed(
 ): Found | undefined {
   const stages = fittingStages(request, facts, problem);
   if (stages !== undefined) return { stages };
-  return hasDisk ? spillToDisk(facts, problem.ranges.units, request.devices, problem) : undefined;
+  if (!hasDisk) return undefined;
+  const spilled = spillToDisk(facts, request.devices, problem);
+  // A head that returns to its table, on a device that holds it, is not streamed.
+  const whole = WithReturningHead.of(problem.ranges);
+  const returning = whole && spillToDisk(facts, request.devices, { ...problem, ranges: whole });
+  if (returning === undefined || (returning.stages.length < 2 && spilled !== undefined)) return spilled;
+  return { ...returning, stages: whole?.stages(returning.stages) ?? [] };
 }
 
 /** Bytes of a unit's weights that a step reads whole: not those it only looks rows up in. */
@@ -137,10 +144,10 @@ function sumOfLargest(sizes: readonly number[], count: number): number {
  */
 function spillToDisk(
   facts: ProgramFacts,
-  units: readonly Unit[],
   devices: readonly DeviceBudget[],
   { ranges, capacities }: PartitionProblem,
 ): Found | undefined {
+  const { units } = ranges;
   const streamer = devices.findLastIndex(({ name }) => parseDevice(name).type === 'cpu');
   if (streamer < 0) return undefined;
   const stages: Stage[] = [];
@@ -167,7 +174,7 @@ function spillToDisk(
     firstStreamed++;
   }
   stages.push({ device: streamer, from, to: units.length });
-  return { stages, firstStreamed, streamer };
+  return { stages, streamed: { from: firstStreamed, to: units.length }, streamer };
 }
 
 /** `select_rows` belongs to the unit before it, but runs with the head, so that only the wanted rows pass through it there. */
