@@ -179,8 +179,8 @@ describe('estimate', () => {
     expect(dtypes[1]?.largestModule).toEqual({ module: 'transformer.word_embeddings', bytes: 250880 * 14336 * 2 });
     expect(kvCache).toEqual({ tokens: 1024, float32Bytes: 1024 * 2 * 4_014_080, float16Bytes: 1024 * 4_014_080 });
     expect(Object.fromEntries(setups.slice(0, -1).map(({ name, count }) => [name, count]))).toEqual({
-      T4: 15,
-      'RTX 3090, RTX 4090, L4, A10': 11,
+      T4: 16,
+      'RTX 3090, RTX 4090, L4, A10': 10,
       'A100 40GB': 6,
       'A100 80GB, H100': 3,
       H200: 2,

@@ -35,6 +35,20 @@ export function addElementwise(add: AddCase): void {
       attributes: [4],
     }));
   }
+  for (const dims of [[3, 7], [40_003]]) {
+    for (const place of [0, 1]) {
+      for (const op of ['add', 'mul'] as const) {
+        add(op, `[${dims}] in place of ${'ab'[place]}`, 0, (r) => {
+          const inputs = [floats(r, dims), floats(r, dims)];
+          return { inputs, outputs: inputs.slice(place, place + 1), attributes: [] };
+        });
+      }
+    }
+    add('activation', `[${dims}] in place`, 2e-6, (r) => {
+      const inputs = [floats(r, dims)];
+      return { inputs, outputs: inputs, attributes: [4] };
+    });
+  }
   for (const op of ['add', 'mul'] as const) {
     add(op, 'special values', 0, () => ({
       inputs: [hostTensor([NASTY.length], NASTY), hostTensor([NASTY.length], [...NASTY].reverse())],

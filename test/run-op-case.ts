@@ -120,7 +120,7 @@ export function checkOpCase(device: OpDevice, item: OpCase, oracle = false): str
   got.inputs.forEach((tensor, i) => {
     const name = opSignature(item.op).inputs[i] as string;
     const written = expected.written?.get(i);
-    if (tensor === null) return;
+    if (tensor === null || built.outputs.some(({ bytes }) => bytes === built.inputs[i]?.bytes)) return; // in place
     if (written !== undefined) say(name, differs({ ...item, tolerance: 0 }, tensor, written, false));
     else say(name, sameBytes(tensor.bytes, (built.inputs[i] as HostTensor).bytes) ? null : 'an input was written');
   });

@@ -30,6 +30,8 @@ export interface OpSignature {
   readonly infer: (inputs: Inputs, attributes: readonly number[]) => TensorSpec[];
   /** Upper bound of device scratch in bytes for inputs whose dims are all numbers. Absent: none. */
   readonly scratch?: (inputs: Inputs) => number;
+  /** The output may lie where an input of its shape and dtype lies: every element is read before its place is written. */
+  readonly inPlace?: true;
 }
 
 /** Kinds of the `activation` op, by index. `gelu` is erf-exact, `gelu_tanh` the tanh approximation (Hendrycks & Gimpel 2016; BLOOM's and GPT-2's gelu_new), `quick_gelu` x·σ(1.702x). */
@@ -364,11 +366,26 @@ export const OPS = {
         throw new DtypeError(`activation: expected x as float32, got ${x?.dtype}`);
       return [f32(...x.dims)];
     },
+    inPlace: true,
   },
   /** a + b, same shape, float32. */
-  add: { code: 16, inputs: ['a', 'b'], outputs: ['out'], attributes: [], infer: (inputs) => inferSame('add', inputs) },
+  add: {
+    code: 16,
+    inputs: ['a', 'b'],
+    outputs: ['out'],
+    attributes: [],
+    infer: (inputs) => inferSame('add', inputs),
+    inPlace: true,
+  },
   /** a · b, same shape, float32. */
-  mul: { code: 17, inputs: ['a', 'b'], outputs: ['out'], attributes: [], infer: (inputs) => inferSame('mul', inputs) },
+  mul: {
+    code: 17,
+    inputs: ['a', 'b'],
+    outputs: ['out'],
+    attributes: [],
+    infer: (inputs) => inferSame('mul', inputs),
+    inPlace: true,
+  },
   /** Converts between float dtypes, round-to-nearest-even, and from integers to float32. The caller's output tensor says to which. */
   cast: {
     code: 18,

@@ -216,12 +216,24 @@ int copy_between_devices(ms_context *, void *destination, ms_context *, const vo
   return guarded(error, [&] { copy_bytes(destination, source, bytes); });
 }
 
+void zero_bytes(void *pointer, size_t bytes) {
+  parallel(int64_t((bytes + copy_piece - 1) / copy_piece), [&](int64_t piece) {
+    const size_t start = size_t(piece) * copy_piece, left = bytes - start;
+    memset(static_cast<char *>(pointer) + start, 0, left < copy_piece ? left : copy_piece);
+  });
+}
+
+// Whole huge pages are given back to the system, which gives zeros in their place where they are used again (madvise(2)): a
+// large cache that is never filled is never touched.
 int memory_zero(ms_context *, ms_stream *, void *pointer, size_t bytes, ms_error *error) {
   return guarded(error, [&] {
-    parallel(int64_t((bytes + copy_piece - 1) / copy_piece), [&](int64_t piece) {
-      const size_t start = size_t(piece) * copy_piece, left = bytes - start;
-      memset(static_cast<char *>(pointer) + start, 0, left < copy_piece ? left : copy_piece);
-    });
+    const uintptr_t from = reinterpret_cast<uintptr_t>(pointer), to = from + bytes;
+    const uintptr_t first = (from + huge_page - 1) / huge_page * huge_page, last = to / huge_page * huge_page;
+    if (first >= last || madvise(reinterpret_cast<void *>(first), last - first, MADV_DONTNEED) != 0) {
+      return zero_bytes(pointer, bytes);
+    }
+    zero_bytes(pointer, first - from);
+    zero_bytes(reinterpret_cast<void *>(last), to - last);
   });
 }
 

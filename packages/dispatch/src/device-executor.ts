@@ -66,11 +66,12 @@ export class DeviceExecutor {
     this.#checkOps();
     this.#mapWeights();
     this.#feed = this.#openFeed();
-    for (const id of setup.weights) if (!this.#places.has(id)) this.#allocate(id, 'weights');
+    const weights = setup.weights.filter((id) => !this.#places.has(id));
+    this.#allocate([...weights, ...setup.constants], 'weights');
     this.#loader = new WeightLoader(this.context, setup.program, (id) => this.place(id));
     for (const id of setup.constants) this.#writeConstant(id);
-    for (const id of setup.caches) native().zero(this.#allocate(id, 'kv_cache'), 0, this.#bytes(id));
-    for (const id of setup.inputs) this.#allocate(id, 'activations');
+    this.#zero(this.#allocate(setup.caches, 'kv_cache'));
+    this.#allocate(setup.inputs, 'activations');
     this.#arena = this.context.alloc(Math.max(setup.arenaBytes, 1), MEMORY_KINDS.indexOf('activations'));
     this.sampler = setup.sampler === null ? null : new Sampler(this.context, setup.sampler);
     this.scratch =
@@ -144,7 +145,8 @@ export class DeviceExecutor {
       // The rows wanted are written chunk by chunk: see serve.ts.
       if (spec.dims[0] === 'outputs') continue;
       const value = step.value(tensor);
-      if (value.length > 0) addon.write(this.place(tensor).buffer, 0, value);
+      const { buffer, byteOffset } = this.place(tensor);
+      if (value.length > 0) addon.write(buffer, byteOffset, value);
     }
     const slot = step.index % STEPS_IN_FLIGHT;
     for (const [i, { buffer, slotBytes }] of open.inbox.entries()) {
@@ -240,19 +242,27 @@ export class DeviceExecutor {
     return tensorBytes(this.setup.program.tensors[id] as ProgramTensor, this.setup.dims);
   }
 
-  #allocate(id: TensorId, kind: MemoryKind): BufferId {
-    const buffer = this.context.alloc(this.#bytes(id), MEMORY_KINDS.indexOf(kind));
-    this.#places.set(id, { buffer, byteOffset: 0 });
+  /** Places tensors in one buffer, one after another: an allocation of its own each would be rounded up to whole huge pages. null: there are none. */
+  #allocate(ids: readonly TensorId[], kind: MemoryKind): BufferId | null {
+    if (ids.length === 0) return null;
+    const bytes = ids.reduce((sum, id) => sum + this.#bytes(id), 0);
+    const buffer = this.context.alloc(bytes, MEMORY_KINDS.indexOf(kind));
+    let byteOffset = 0;
+    for (const id of ids) {
+      this.#places.set(id, { buffer, byteOffset });
+      byteOffset += this.#bytes(id);
+    }
     return buffer;
+  }
+
+  #zero(buffer: BufferId | null): void {
+    if (buffer !== null) native().zero(buffer, 0, native().bufferBytes(buffer));
   }
 
   #writeConstant(id: TensorId): void {
     const { data = [], dtype } = this.setup.program.tensors[id] as ProgramTensor;
-    native().write(
-      this.#allocate(id, 'weights'),
-      0,
-      dtype === 'float32' ? Float32Array.from(data) : Int32Array.from(data),
-    );
+    const { buffer, byteOffset } = this.place(id);
+    native().write(buffer, byteOffset, dtype === 'float32' ? Float32Array.from(data) : Int32Array.from(data));
   }
 
   #openSegment(segment: Segment): OpenSegment {

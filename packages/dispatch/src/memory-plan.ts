@@ -2,7 +2,16 @@
  * Where every byte of a device goes: weights, KV cache, the activation arena (offsets by liveness at the largest step), scratch, inboxes for tensors that
  * arrive from other devices, and step inputs. The executor allocates exactly this, so the plan and the run cannot drift apart.
  */
-import { type DeviceName, DTYPES, type ProgramOp, parseDevice, roundUp, type TensorId } from '@metashard/core';
+import {
+  type DeviceName,
+  DTYPES,
+  opSignature,
+  type ProgramOp,
+  parseDevice,
+  roundUp,
+  sameDims,
+  type TensorId,
+} from '@metashard/core';
 import { ALIGNMENT, type ProgramFacts, UNUSED } from './program-facts.js';
 import type { Segment } from './segments.js';
 import { planStreams, type StreamPortion, type StreamRequest } from './stream-plan.js';
@@ -16,7 +25,10 @@ export interface Arena {
   offsets: Map<TensorId, number>;
 }
 
-/** Gives every activation of the ops an offset so that tensors alive at once never overlap: best fit over a list of gaps, in order of execution. */
+/**
+ * Gives every activation of the ops an offset so that tensors alive at once never overlap: best fit over a list of gaps, in order of execution. The output of an
+ * op that may work in place takes the place of an input that ends there.
+ */
 export function planArena(facts: ProgramFacts, ops: readonly ProgramOp[], keep: ReadonlySet<TensorId>): Arena {
   const { lastUse } = facts; // all UNUSED between calls
   for (let index = 0; index < ops.length; index++) {
@@ -37,12 +49,30 @@ export function planArena(facts: ProgramFacts, ops: readonly ProgramOp[], keep: 
   };
   for (let index = 0; index < ops.length; index++) {
     const { inputs, outputs } = ops[index] as ProgramOp;
-    for (const id of outputs) offsets.set(id, space.take(facts.bytesOf(id)));
+    const from = inputEndingIn(facts, ops[index] as ProgramOp, index);
+    if (from >= 0) {
+      offsets.set(outputs[0] as number, offsets.get(from) as number);
+      lastUse[from] = UNUSED;
+    } else {
+      for (const id of outputs) offsets.set(id, space.take(facts.bytesOf(id)));
+    }
     for (const id of inputs) giveIfDone(facts.storageOf(id), index);
     for (const id of outputs) giveIfDone(id, index);
   }
   for (const id of keep) lastUse[id] = UNUSED;
   return { bytes: space.high, offsets };
+}
+
+/** The input in whose place an op's only output may lie: an activation that is used for the last time, not through a view; -1: there is none. */
+function inputEndingIn({ lastUse, program: { tensors } }: ProgramFacts, op: ProgramOp, index: number): TensorId {
+  if (opSignature(op.op).inPlace !== true) return -1;
+  const output = tensors[op.outputs[0] as number];
+  const found = op.inputs.find((id) => {
+    const input = tensors[id];
+    if (input?.kind !== 'activation' || output === undefined || lastUse[id] !== index) return false;
+    return input.dtype === output.dtype && sameDims(input.dims, output.dims);
+  });
+  return found ?? -1;
 }
 
 /** Free gaps below a high-water mark. */

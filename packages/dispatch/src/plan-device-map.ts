@@ -9,8 +9,10 @@ import type { Objective } from './placement.js';
 import type { DeviceMap, DevicePlan, Strategy } from './plan.js';
 import { type PlannedProgram, type PlanRequest, planProgram } from './plan-program.js';
 
-/** Rows of logits computed at once when a prompt's logits are all wanted. */
+/** Rows of logits computed at once when a prompt's logits are all wanted: at most these, fewer where they would take more bytes than these. */
 const LOGIT_ROWS = 64;
+const LEAST_LOGIT_ROWS = 16;
+const LOGIT_BYTES = 16 * 2 ** 20;
 export const DEFAULT_MAX_SEQ_LEN = 2048;
 
 export interface PlanOptions extends DeviceRequest {
@@ -91,12 +93,14 @@ function recordInputs(module: Module, inputs: Readonly<Record<string, InputSpec>
 }
 
 /** The largest step: every sequence full. Logits come in passes of a few rows, unless the head is cut over devices. */
-export function largestStep({ maxSeqLen, maxBatchSize }: RecordedModel, wholeHead: boolean): DimValues {
+export function largestStep({ maxSeqLen, maxBatchSize, vocabSize }: RecordedModel, wholeHead: boolean): DimValues {
   const tokens = maxSeqLen * maxBatchSize;
+  const fitting = Math.floor(LOGIT_BYTES / ((vocabSize ?? 1) * 4));
+  const rows = Math.min(LOGIT_ROWS, Math.max(LEAST_LOGIT_ROWS, fitting));
   return {
     tokens,
     sequences: maxBatchSize,
-    outputs: wholeHead ? Math.min(tokens, Math.max(LOGIT_ROWS, maxBatchSize)) : tokens,
+    outputs: wholeHead ? Math.min(tokens, Math.max(rows, maxBatchSize)) : tokens,
   };
 }
 

@@ -146,7 +146,8 @@ export class ServeLoop {
   #writeOutputRows(open: OpenSegment, step: StepView, first: number, rows: number): void {
     for (const { tensor, spec } of open.inputs) {
       if (spec.dims[0] !== 'outputs' || rows === 0) continue;
-      native().write(this.#executor.place(tensor).buffer, 0, step.value(tensor).subarray(first, first + rows));
+      const { buffer, byteOffset } = this.#executor.place(tensor);
+      native().write(buffer, byteOffset, step.value(tensor).subarray(first, first + rows));
     }
   }
 

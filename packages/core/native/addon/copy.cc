@@ -115,6 +115,10 @@ napi_value zero(Call &call) {
   const auto bytes = static_cast<size_t>(call.size(2, "bytes"));
   check_range("buffer", offset, bytes, buffer->bytes);
   if (bytes == 0) return nullptr;
+  if (buffer->mapping != nullptr) {  // not the backend's memory
+    std::memset(buffer->data + offset, 0, bytes);
+    return nullptr;
+  }
   Context &context = *buffer->context;
   const std::lock_guard lock(context.in_use);
   ms_error error{};
