@@ -50,6 +50,8 @@ export interface ExecutorsOptions {
   sampler: SamplerSizes | null;
   /** A packed store to use in place where the device reads host memory. */
   store?: MappedStore | null;
+  /** A thread for the first device that was started earlier. It is these executors' from now on. */
+  thread?: Piscina;
 }
 
 export interface MappedStore {
@@ -60,6 +62,20 @@ export interface MappedStore {
 type Listener = (message: ExecutorMessage, device: DeviceName) => void;
 
 const WORKER_FILE = new URL('./worker.js', import.meta.url).href;
+
+/** Starts a device's thread: a pool of exactly one. Which device it is for, `open` tells it. */
+export function startThread(): Piscina {
+  return new Piscina({
+    filename: WORKER_FILE,
+    minThreads: 1,
+    maxThreads: 1,
+    concurrentTasksPerWorker: 1,
+    idleTimeout: Number.POSITIVE_INFINITY,
+    atomics: 'disabled',
+    recordTiming: false,
+    resourceLimits: { maxOldGenerationSizeMb: 512 },
+  });
+}
 
 export class Executors {
   readonly #workers: Worker[];
@@ -79,7 +95,11 @@ export class Executors {
     this.#tokenRing = Ring.allocate(dims.sequences + 1, STEPS_IN_FLIGHT + 1);
     const devices = [...planned.memory.keys()];
     this.#control = Control.allocate(dims.sequences, devices.length);
-    this.#workers = devices.map((device) => ({ device, port: null, onDone: () => {}, pool: this.#startPool(device) }));
+    this.#workers = devices.map((device, index) => {
+      const pool = (index === 0 ? options.thread : undefined) ?? startThread();
+      this.#watch(device, pool);
+      return { device, port: null, onDone: () => {}, pool };
+    });
   }
 
   /** Starts a thread per device and opens its memory. On failure nothing stays behind. Throws what a device throws (OutOfMemoryError, DeviceUnavailableError). */
@@ -207,17 +227,8 @@ export class Executors {
     return this.#workers.findIndex((worker) => worker.device === device);
   }
 
-  #startPool(device: DeviceName): Piscina {
-    const pool = new Piscina({
-      filename: WORKER_FILE,
-      minThreads: 1,
-      maxThreads: 1,
-      concurrentTasksPerWorker: 1,
-      idleTimeout: Number.POSITIVE_INFINITY,
-      atomics: 'disabled',
-      recordTiming: false,
-      resourceLimits: { maxOldGenerationSizeMb: 512 },
-    });
+  /** Whatever ends a device's thread is noticed. */
+  #watch(device: DeviceName, pool: Piscina): void {
     pool.on('error', (error: Error) => this.#lose(device, error));
     for (const thread of pool.threads) {
       thread.once('exit', () => {
@@ -225,7 +236,6 @@ export class Executors {
           this.#lose(device, new ExecutorError(`${device}: its thread ended`, { code: 'executor_lost' }));
       });
     }
-    return pool;
   }
 
   /** A device is gone: everybody stops, and the model refuses further work. */

@@ -1,8 +1,6 @@
 /** Public names of @metashard/dispatch. */
 export * from './block-allocator.js';
 export { type Calibration, calibrate, costsOf, readCalibration } from './calibrate.js';
-export { runCli } from './cli/index.js';
-export * from './config/load-config.js';
 export { toLoadOptions } from './config/run-options.js';
 export type { ExpectedUse } from './costs.js';
 export * from './device-map.js';
@@ -12,6 +10,7 @@ export * from './estimate.js';
 export type { ExecutorStats } from './executor-protocol.js';
 export type { ForwardInputs, ForwardOptions, ForwardResult, Loss } from './forward.js';
 export * from './generation-config.js';
+export { loadConfig, parseConfig, runCli } from './lazy.js';
 export { loadModel, type PackOptions, packStore, planModel } from './load-model.js';
 export { type DeviceStats, LoadedModel } from './loaded-model.js';
 export * from './options.js';

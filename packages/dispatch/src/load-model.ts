@@ -13,11 +13,12 @@ import {
   type TensorId,
 } from '@metashard/core';
 import { findTiedParameters, findTransposedParameters, type ParsedConfig } from '@metashard/meta';
+import type { Piscina } from 'piscina';
 import { costsOf, readCalibration } from './calibrate.js';
 import { resolveDevices } from './devices.js';
 import { planOrAdvise } from './does-not-fit.js';
 import type { LoadInstruction } from './executor-protocol.js';
-import { Executors, type MappedStore } from './executors.js';
+import { Executors, type MappedStore, startThread } from './executors.js';
 import { findStore, type StoreRequest, storedSources, writeStore } from './find-store.js';
 import { readGenerationConfig } from './generation-config.js';
 import { LoadedModel } from './loaded-model.js';
@@ -39,8 +40,18 @@ import { findWeightSources, instructionsFor } from './weight-sources.js';
  * DeviceUnavailableError, OutOfMemoryError, and the signal's reason.
  */
 export async function loadModel(nameOrFolder: string, options: LoadModelOptions = {}): Promise<LoadedModel> {
+  options.signal?.throwIfAborted();
+  const thread = startThread(); // takes as long as planning does
+  try {
+    return await loadThrough(thread, nameOrFolder, options);
+  } catch (error) {
+    await thread.destroy();
+    throw error;
+  }
+}
+
+async function loadThrough(thread: Piscina, nameOrFolder: string, options: LoadModelOptions): Promise<LoadedModel> {
   const { signal } = options;
-  signal?.throwIfAborted();
   const source = await openModelSource(nameOrFolder, options);
   const { checkpoint } = source;
   if (checkpoint === null) {
@@ -62,7 +73,8 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
     sources,
     offloadFolder: options.offloadFolder,
   });
-  const executors = await Executors.start({ program: recorded.program, planned, dims: planned.dims, sampler, store });
+  const { program } = recorded;
+  const executors = await Executors.start({ program, planned, dims: planned.dims, sampler, store, thread });
   try {
     const from = store === null ? sources : storedSources(store);
     const perDevice = new Map(
