@@ -30,16 +30,20 @@ struct attention_tile {
   int32_t kv_dtype;
   int32_t causal;
   // NULL, or where to leave the unfinished sums instead of `out`: [tokens * heads][D + 2], the weighted values and, behind
-  // them, the largest score and the sum of weights.
+  // them, the softmax's base and the sum of weights.
   float *partial;
 };
 
-// Query rows (tokens * heads) and key positions of a tile, by head size alone, so that all fits the thread's workspace.
-inline int64_t attention_tile_rows(int64_t D) {
-  const int64_t rows = 64 * 256 / ((D + 15) / 16 * 16);
-  return rows < 64 ? rows : 64;
+// Query rows (tokens * heads) and key positions of a tile at most, by head size alone, so that all fits the thread's workspace:
+// query rows twice, keys and values as float32. Whole sixteens where there are as many.
+constexpr int64_t attention_most_rows = 128, attention_most_keys = 64;
+constexpr int64_t attention_largest_D = 12288;
+inline int64_t attention_whole(int64_t count, int64_t most) {
+  if (count >= most) return most;
+  return count >= 16 ? count / 16 * 16 : count;
 }
-constexpr int64_t attention_largest_D = 64 * 256;
+inline int64_t attention_tile_rows(int64_t D) { return attention_whole(12288 / ((D + 15) / 16 * 16), attention_most_rows); }
+inline int64_t attention_tile_keys(int64_t D) { return attention_whole(16384 / ((D + 15) / 16 * 16), attention_most_keys); }
 
 // How one row of rope turns: features (i, i + half), or (2i, 2i + 1) where interleaved; those from 2 * half on are copied.
 struct rope_row {

@@ -1,7 +1,7 @@
 // Scaled dot-product attention of a ragged batch over a paged KV cache: writes the new keys and values, then runs tiles of
 // (sequence, kv head, query heads, query tokens). A tile of a single token with a long context is split into runs of positions
 // whose unfinished sums are merged afterwards (as in flash-decoding). How work is cut depends on a sequence's own sizes alone.
-// The inner loop is isa/attention_tile.inc.
+// The inner loop is isa/attention_run.h.
 #include <math.h>
 
 #include <algorithm>
@@ -210,8 +210,8 @@ attention_tile tile_of(const attention_call &call, const sequence &q, const cutt
   return t;
 }
 
-// out of one head of one token from the unfinished sums of its runs, `step` floats apart: each is brought to the largest score
-// of all.
+// out of one head of one token from the unfinished sums of its runs, `step` floats apart: each is brought to the largest
+// base of all.
 void merge_runs(float *out, const float *partial, int64_t step, int64_t runs, int64_t D) {
   float largest = -INFINITY;
   for (int64_t r = 0; r < runs; r++) largest = std::max(largest, partial[r * step + D]);
