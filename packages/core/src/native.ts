@@ -174,8 +174,9 @@ export interface NativeAddon {
   resetFeed(feed: FeedId): void;
 }
 
-/** willNeed starts reading ahead and returns; release forgets the pages and what the kernel caches of them; populate waits until they are there. */
-export const ADVICE = { willNeed: 0, release: 1, populate: 2 } as const;
+/** willNeed starts reading ahead and returns; release forgets the pages and what the kernel caches of them; populate waits
+ * until they are there; wait until nothing that willNeed asked for is still to be read. */
+export const ADVICE = { willNeed: 0, release: 1, populate: 2, wait: 3 } as const;
 
 const require = createRequire(import.meta.url);
 

@@ -25,24 +25,18 @@ export class MappedFeed implements PortionFeed {
   }
 
   ask(index: number): void {
-    const portion = this.#portions[index];
-    if (portion === undefined || portion.present) return;
-    for (const { buffer, byteOffset, bytes } of portion.ranges)
-      native().advise(buffer, byteOffset, bytes, ADVICE.willNeed);
+    this.#advise(index, ADVICE.willNeed);
   }
 
-  /** Ops may begin: a page that is not there yet is read when it is touched. */
-  wait(): void {}
+  /** Ops that touch pages not there yet would have them read out of order, by every thread at its own place. */
+  wait(index: number): void {
+    this.#advise(index, ADVICE.wait);
+  }
 
   release(index: number): void {
     const portion = this.#portions[index];
-    if (portion === undefined || portion.present) return;
-    if (portion.kept) {
-      portion.present = true;
-      return;
-    }
-    for (const { buffer, byteOffset, bytes } of portion.ranges)
-      native().advise(buffer, byteOffset, bytes, ADVICE.release);
+    if (portion?.kept === true) portion.present = true;
+    else this.#advise(index, ADVICE.release);
   }
 
   overlap(): boolean {
@@ -51,6 +45,12 @@ export class MappedFeed implements PortionFeed {
 
   reset(): void {
     for (const portion of this.#portions) portion.present = false;
+  }
+
+  #advise(index: number, advice: number): void {
+    const portion = this.#portions[index];
+    if (portion === undefined || portion.present) return;
+    for (const { buffer, byteOffset, bytes } of portion.ranges) native().advise(buffer, byteOffset, bytes, advice);
   }
 }
 

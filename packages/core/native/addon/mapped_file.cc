@@ -14,6 +14,7 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "functions.h"
 #include "memory.h"
@@ -89,37 +90,56 @@ class Reader {
       const std::lock_guard lock(mutex_);
       queue_.push_back({std::move(mapping), offset, bytes});
     }
-    wake_.notify_one();
+    changed_.notify_all();
+  }
+  // Until nothing of the range is wanted or under way.
+  void wait(const Mapping &mapping, uint64_t offset, uint64_t bytes) {
+    const auto touches = [&](const Range &one) {
+      return one.mapping.get() == &mapping && one.offset < offset + bytes && offset < one.offset + one.bytes;
+    };
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !touches(current_) && std::none_of(queue_.begin(), queue_.end(), touches); });
   }
 
  private:
   struct Range {
     std::shared_ptr<Mapping> mapping;
-    uint64_t offset, bytes;
+    uint64_t offset = 0, bytes = 0;
   };
   [[noreturn]] void run() {
+    std::unique_lock lock(mutex_);
     for (;;) {
-      Range next;
-      {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [this] { return !queue_.empty(); });
-        next = std::move(queue_.front());
-        queue_.pop_front();
-      }
-      next.mapping->advise(next.offset, next.bytes, Mapping::Advice::populate);
+      changed_.wait(lock, [this] { return !queue_.empty(); });
+      current_ = std::move(queue_.front());
+      queue_.pop_front();
+      lock.unlock();
+      current_.mapping->advise(current_.offset, current_.bytes, Mapping::Advice::populate);
+      lock.lock();
+      Range done = std::exchange(current_, {});
+      changed_.notify_all();
+      lock.unlock();
+      done.mapping.reset();  // it may end here
+      lock.lock();
     }
   }
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable changed_;
   std::deque<Range> queue_;
+  Range current_;
 };
+
+Reader &reader() {
+  static Reader &one = *new Reader;
+  return one;
+}
 
 }  // namespace
 
 void read_ahead(std::shared_ptr<Mapping> mapping, uint64_t offset, uint64_t bytes) {
-  static Reader &reader = *new Reader;
-  reader.add(std::move(mapping), offset, bytes);
+  reader().add(std::move(mapping), offset, bytes);
 }
+
+void wait_for_read(const Mapping &mapping, uint64_t offset, uint64_t bytes) { reader().wait(mapping, offset, bytes); }
 
 Mapping::Mapping(std::shared_ptr<File> file, uint64_t offset, uint64_t bytes) : file_(std::move(file)), offset_(offset), bytes_(bytes) {
   check_range(file_->path.c_str(), offset, bytes, file_->bytes);
@@ -192,12 +212,13 @@ napi_value advise(Call &call) {
   const BufferRef buffer = buffers().get(call.id(0, "buffer"), "buffer");
   const auto offset = static_cast<uint64_t>(call.size(1, "offset"));
   const auto bytes = static_cast<uint64_t>(call.size(2, "bytes"));
-  const int64_t advice = call.integer(3, "advice", 0, 2);
+  const int64_t advice = call.integer(3, "advice", 0, 3);
   check_range("buffer", offset, bytes, buffer->bytes);
   if (buffer->mapping == nullptr) MS_REFUSE("advise: expected a buffer of mapFile");
   if (bytes == 0) return nullptr;
   const auto what = static_cast<Mapping::Advice>(advice);
   if (what == Mapping::Advice::will_need) read_ahead(buffer->mapping, offset, bytes);
+  else if (what == Mapping::Advice::wait) wait_for_read(*buffer->mapping, offset, bytes);
   else buffer->mapping->advise(offset, bytes, what);
   return nullptr;
 }

@@ -18,8 +18,9 @@ class Mapping {
   Mapping(const Mapping &) = delete;
   Mapping &operator=(const Mapping &) = delete;
 
-  enum class Advice { will_need = 0, release = 1, populate = 2 };
-  // populate waits until the pages are there; release forgets them and what the kernel caches of them. will_need is read_ahead's.
+  enum class Advice { will_need = 0, release = 1, populate = 2, wait = 3 };
+  // populate waits until the pages are there; release forgets them and what the kernel caches of them. will_need is
+  // read_ahead's, wait is wait_for_read's.
   void advise(uint64_t offset, uint64_t bytes, Advice advice) const;
 
   std::byte *data() const { return data_; }
@@ -34,6 +35,9 @@ class Mapping {
 
 // Has the reader thread bring a range into memory, after the ranges asked for before; returns at once.
 void read_ahead(std::shared_ptr<Mapping> mapping, uint64_t offset, uint64_t bytes);
+
+// Returns when nothing of the range that read_ahead was asked for is still to be read.
+void wait_for_read(const Mapping &mapping, uint64_t offset, uint64_t bytes);
 
 // Throws, once, for a mapping in which a page could not be read since the last call. Cheap when there was none.
 void check_mappings();
