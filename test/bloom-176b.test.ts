@@ -51,8 +51,8 @@ hint: max_batch_size × max_seq_len of 1 × 896 fits; or offer 3.4 GiB more on e
 `,
     });
     for (const [tokens, want] of [
-      ['848', 0],
-      ['864', 3],
+      ['896', 0],
+      ['912', 3],
     ] as const)
       expect((await run('plan', three, ...small, '--max-seq-len', tokens)).code, tokens).toBe(want);
     const { code, err } = await run('plan', three, '--html', '/no/such/folder/a.html');

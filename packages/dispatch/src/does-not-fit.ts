@@ -85,9 +85,10 @@ export function planOrAdvise<Planned>(asked: StepSize, plan: (step: StepSize) =>
     if (!(error instanceof InsufficientMemoryError)) throw error;
     const fits = largestSteps(asked, (step) => doesPlan(() => plan(step)));
     const steps = fits.map(({ maxBatchSize, maxSeqLen }) => `${maxBatchSize} × ${maxSeqLen}`).join(' or ');
-    const largest = steps === '' ? 'no smaller batch or context fits' : `max_batch_size × max_seq_len of ${steps} fits`;
+    const largest =
+      steps === '' ? 'no smaller batch or context fits;' : `max_batch_size × max_seq_len of ${steps} fits; or`;
     throw new InsufficientMemoryError(error.message, {
-      hint: `${largest}; or ${error.hint?.replace(LOWER, '')}`,
+      hint: `${largest} ${error.hint?.replace(LOWER, '')}`,
       details: { ...error.details, fits },
       cause: error.cause,
     });
