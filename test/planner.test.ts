@@ -200,7 +200,7 @@ describe('a refusal', () => {
     const { details, hint } = refused(() => plan(MiB / 2));
     expect(details.fits).toEqual([]);
     expect(hint).toMatch(
-      /^no smaller batch or context fits; or offer [\d.]+ MiB more on each device \(max_memory\), add a device, or set load_in_8bit$/,
+      /^no smaller batch or context fits; offer [\d.]+ MiB more on each device \(max_memory\), add a device, or set load_in_8bit$/,
     );
     expect(plan(MiB / 2 + (details.extraBytes as number)).segments.length).toBeGreaterThan(0);
   });

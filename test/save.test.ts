@@ -51,28 +51,55 @@ describe.each([
 });
 
 it.each([
-  ['tied', `${SHIPPED}stories260K`, 'model.embed_tokens'],
-  ['untied', `${MODELS}llama`, 'lm_head'],
-])(
-  'an int8 head, %s: saved, loaded without flags, the same bits; not in the skip list',
-  async (name, source, table) => {
-    const target = join(folder, `head-${name}`);
-    const want = await logits(source, { loadIn8bit: true, llmInt8Head: true }, { target });
-    expect(await logits(target, {})).toEqual(want);
-    const { tensors } = await openCheckpoint(target);
-    expect(tensors.get(`${table}.weight`)?.dtype).toBe('int8');
-    expect(tensors.get(`${table}.SCB`)?.dtype).toBe('float32');
-    expect([...tensors.keys()].filter((key) => /(embed_tokens|lm_head)\.weight$/.test(key))).toHaveLength(
-      name === 'tied' ? 1 : 2,
-    );
-    const { quantization_config: saved } = JSON.parse(await readFile(join(target, 'config.json'), 'utf8'));
-    expect(saved.llm_int8_skip_modules).toEqual([]);
-    expect(saved.llm_int8_threshold).toBe(6);
-    const float = await logits(target, { llmInt8Head: false });
-    expect(float).not.toEqual(want);
-    expect(relativeError(float, want)).toBeLessThan(0.02);
-  },
-);
+  ['tied', `${SHIPPED}stories260K`],
+  ['untied', `${MODELS}llama`],
+])('an int8 head, %s: saved, loaded without flags, the same bits; not in the skip list', async (name, source) => {
+  const target = join(folder, `head-${name}`);
+  const want = await logits(source, { loadIn8bit: true, llmInt8Head: true }, { target });
+  expect(await logits(target, {})).toEqual(want);
+  const { tensors } = await openCheckpoint(target);
+  // Embeddings are float in every file: nobody else reads a table of them in 8 bits.
+  expect(tensors.get('lm_head.weight')?.dtype).toBe('int8');
+  expect(tensors.get('lm_head.SCB')?.dtype).toBe('float32');
+  expect(tensors.get('model.embed_tokens.weight')?.dtype).toMatch(/^float/);
+  expect(tensors.has('model.embed_tokens.SCB')).toBe(false);
+  const config = JSON.parse(await readFile(join(target, 'config.json'), 'utf8'));
+  expect(config.tie_word_embeddings).toBe(false);
+  expect(config.quantization_config.llm_int8_skip_modules).toEqual([]);
+  expect(config.quantization_config.llm_int8_threshold).toBe(6);
+  const again = join(folder, `head-${name}-again`);
+  expect(await logits(target, {}, { target: again, maxShardSize: '20KB' })).toEqual(want);
+  expect(await logits(again, {})).toEqual(want);
+  const float = await logits(target, { llmInt8Head: false });
+  expect(float).not.toEqual(want);
+  expect(relativeError(float, want)).toBeLessThan(0.02);
+});
+
+it.each([
+  ['float activations', { int8Activations: 'float' }],
+  ['bfloat16 activations, row by row', { int8Activations: 'bfloat16', outliers: 'per-row' }],
+  ['outliers row by row and a threshold', { outliers: 'per-row', llmInt8Threshold: 2 }],
+] as const)('%s are saved, and what is asked for wins', async (name, options) => {
+  const source = `${SHIPPED}stories260K`;
+  const target = join(folder, name.replaceAll(' ', '-'));
+  const want = await logits(source, { loadIn8bit: true, ...options }, { target });
+  expect(await logits(target, {})).toEqual(want);
+  const plain = await logits(source, { loadIn8bit: true });
+  expect(plain).not.toEqual(want);
+  const asked = { int8Activations: 'int8', outliers: 'per-batch', llmInt8Threshold: 6 } as const;
+  expect(await logits(target, asked)).toEqual(plain);
+});
+
+it('refuses a saved setting it does not know', async () => {
+  const target = join(folder, 'unknown-setting');
+  await logits(`${SHIPPED}stories260K`, { loadIn8bit: true, outliers: 'per-row' }, { target });
+  const file = join(target, 'config.json');
+  await writeFile(file, (await readFile(file, 'utf8')).replace('"per-row"', '"per-page"'));
+  await expect(loadModel(target, BASE)).rejects.toMatchObject({
+    name: 'UnsupportedConfigError',
+    message: 'config.json quantization_config.outliers: expected one of per-batch, per-row, got "per-page"',
+  });
+});
 
 it('writes bitsandbytes layout and the full skip list', async () => {
   const target = join(folder, 'layout');

@@ -35,6 +35,8 @@ export interface SaveInstruction {
   offset: number;
   /** The file holds it with its dimensions swapped. */
   transposed?: true;
+  /** The file holds an 8-bit table in this float dtype. */
+  dequantize?: { scales: TensorId; dtype: DType };
 }
 
 export interface SamplerSizes {

@@ -14,6 +14,7 @@ import {
   type BuiltModel,
   buildModel,
   findTiedParameters,
+  type Int8Activations,
   Linear8bitLt,
   nn,
   type RawConfig,
@@ -38,8 +39,10 @@ export async function openModelSource(nameOrFolder: string, options: LoadModelOp
   const folder = resolveModel(nameOrFolder, options.revision === undefined ? {} : { revision: options.revision });
   const raw = await readConfig(folder);
   const checkpoint = await openWeights(folder);
-  const built = buildModel(raw, { dtype: options.dtype ?? 'auto' });
-  return { ...built, folder, checkpoint, skipped: quantizeLinears(built, raw, checkpoint, options) };
+  const saved = savedQuantization(raw);
+  const tied = saved?.head === 'tied' ? { tie_word_embeddings: true } : {};
+  const built = buildModel({ ...raw, ...tied }, { dtype: options.dtype ?? 'auto' });
+  return { ...built, folder, checkpoint, skipped: quantizeLinears(built, saved, checkpoint, options) };
 }
 
 async function readConfig(folder: string): Promise<RawConfig> {
@@ -70,11 +73,10 @@ async function openWeights(folder: string): Promise<CheckpointIndex | null> {
 /** Replaces linears as the options and the checkpoint say: a checkpoint in 8 bits decides by the presence of SCB. */
 function quantizeLinears(
   { model, architecture }: BuiltModel,
-  raw: RawConfig,
+  saved: SavedQuantization | null,
   checkpoint: CheckpointIndex | null,
   options: LoadModelOptions,
 ): DevicePlan['skipped'] {
-  const saved = savedQuantization(raw);
   if (!(options.loadIn8bit ?? saved !== null)) {
     if (options.llmInt8Head !== true) return [];
     throw new ConfigError('llm_int8_head: expected load_in_8bit: true beside it, got a float model');
@@ -91,8 +93,8 @@ function quantizeLinears(
     threshold: options.llmInt8Threshold ?? saved?.threshold ?? DEFAULT_THRESHOLD,
     skip: [...(architecture.keepInFloat ?? []), ...(options.llmInt8SkipModules ?? []), ...keep],
     hasFp16Weights: false,
-    outliers: options.outliers ?? 'per-batch',
-    activations: options.int8Activations ?? 'int8',
+    outliers: options.outliers ?? saved?.outliers ?? 'per-batch',
+    activations: options.int8Activations ?? saved?.activations ?? 'int8',
     head: head ?? false,
   });
   return skipped.map(({ name, reason }) => ({ module: name, reason }));
@@ -116,13 +118,29 @@ function scalesIn(
   };
 }
 
-/** quantization_config of a checkpoint that was saved in 8 bits; null for a float one. Throws UnsupportedConfigError for other quantizations. */
-function savedQuantization(raw: RawConfig): { threshold: number } | null {
+interface SavedQuantization {
+  threshold: number;
+  activations: Int8Activations | undefined;
+  outliers: 'per-batch' | 'per-row' | undefined;
+  /** "tied": the embeddings' float table stands for the head's 8-bit one. */
+  head: unknown;
+}
+
+/**
+ * quantization_config of a checkpoint that was saved in 8 bits, by transformers or by us (`int8_activations`, `outliers`,
+ * `llm_int8_head`); null for a float one. Throws UnsupportedConfigError for other quantizations.
+ */
+function savedQuantization(raw: RawConfig): SavedQuantization | null {
   const config = raw.quantization_config as Record<string, unknown> | undefined | null;
   if (config === undefined || config === null) return null;
   if (config.load_in_8bit === true && config.load_in_4bit !== true) {
     const threshold = config.llm_int8_threshold;
-    return { threshold: typeof threshold === 'number' ? threshold : DEFAULT_THRESHOLD };
+    return {
+      threshold: typeof threshold === 'number' ? threshold : DEFAULT_THRESHOLD,
+      activations: oneOf(config, 'int8_activations', ['int8', 'float', 'bfloat16']),
+      outliers: oneOf(config, 'outliers', ['per-batch', 'per-row']),
+      head: config.llm_int8_head,
+    };
   }
   throw new UnsupportedConfigError(
     `config.json quantization_config: expected load_in_8bit, got ${JSON.stringify(config.quant_method ?? config)}`,
@@ -130,5 +148,21 @@ function savedQuantization(raw: RawConfig): { threshold: number } | null {
       hint: 'metashard reads float checkpoints and those saved in 8 bits by bitsandbytes',
       details: { field: 'quantization_config' },
     },
+  );
+}
+
+function oneOf<const Word extends string>(
+  config: Readonly<Record<string, unknown>>,
+  key: string,
+  words: readonly Word[],
+): Word | undefined {
+  const value = config[key];
+  if (value === undefined) return undefined;
+  const word = words.find((one) => one === value);
+  if (word !== undefined) return word;
+  const field = `quantization_config.${key}`;
+  throw new UnsupportedConfigError(
+    `config.json ${field}: expected one of ${words.join(', ')}, got ${JSON.stringify(value)}`,
+    { details: { field } },
   );
 }

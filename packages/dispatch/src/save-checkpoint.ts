@@ -12,13 +12,14 @@ import {
   type DeviceName,
   DTYPES,
   type DType,
+  elementCount,
   encodeSafetensorsHeader,
   type Program,
   type ProgramTensor,
   parseBytes,
   type TensorId,
 } from '@metashard/core';
-import { findTransposedParameters, Linear8bitLt, type Module, scaleName } from '@metashard/meta';
+import { findTiedParameters, findTransposedParameters, Linear8bitLt, type Module, scaleName } from '@metashard/meta';
 import type { SaveInstruction } from './executor-protocol.js';
 import type { Executors } from './executors.js';
 import type { ModelSource } from './model-source.js';
@@ -49,6 +50,8 @@ interface SavedTensor {
   weight: TensorId | null;
   /** `shape` is the weight's with its dimensions swapped. */
   transposed?: true;
+  /** An 8-bit table written in `dtype`: its scales. */
+  dequantize?: TensorId;
 }
 
 /** The folder's parent must exist. Throws ArgumentError (the folder is not empty), CheckpointError (the disk). */
@@ -67,10 +70,7 @@ export async function saveModel(
   const temporary = join(dirname(target), `.${basename(target)}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
   try {
     await mkdir(temporary);
-    const shards = cutShards(
-      savedTensors(program, findTransposedParameters(source.model)),
-      parseBytes(maxShardSize, 'maxShardSize'),
-    );
+    const shards = cutShards(savedTensors(program, source), parseBytes(maxShardSize, 'maxShardSize'));
     await writeShards(temporary, shards, planned, executors);
     await describeModel(temporary, source, program);
     if (existsSync(target)) await rmdir(target);
@@ -84,27 +84,52 @@ export async function saveModel(
 }
 
 /** Every weight once, under its first name; 8-bit ones with their format. Wide dtypes first, so that each starts at a multiple of its element. */
-function savedTensors(program: Program, transposed: ReadonlySet<string>): SavedTensor[] {
+function savedTensors(program: Program, source: ModelSource): SavedTensor[] {
+  const transposed = findTransposedParameters(source.model);
+  const heads = tiedInt8Heads(source.model);
+  const ids = new Map(program.tensors.map(({ name }, id) => [name, id]));
   const saved: SavedTensor[] = [];
-  for (const [weight, tensor] of program.tensors.entries()) {
-    if (tensor.kind !== 'weight') continue;
-    const shape = tensor.dims as readonly number[];
-    const nbytes = shape.reduce((product, dim) => product * dim, DTYPES[tensor.dtype].bytes);
-    const name = tensor.name as string;
-    const { dtype } = tensor;
+  for (const [weight, { kind, dtype, dims, layout, name = '' }] of program.tensors.entries()) {
+    if (kind !== 'weight') continue;
+    const shape = dims as readonly number[];
+    const nbytes = elementCount(shape) * DTYPES[dtype].bytes;
+    const head = heads.get(name);
     if (transposed.has(name) && DTYPES[dtype].isFloat) {
       saved.push({ name, dtype, shape: shape.toReversed(), nbytes, weight, transposed: true });
-    } else saved.push({ name, dtype, shape, nbytes, weight });
-    if (tensor.layout === 'packed_int8')
-      saved.push({
-        name: scaleName(name).replace(/SCB$/, 'weight_format'),
-        dtype: 'uint8',
-        shape: [],
-        nbytes: 1,
-        weight: null,
-      });
+    } else saved.push({ name: head ?? name, dtype, shape, nbytes, weight });
+    if (layout !== 'packed_int8') continue;
+    const format = scaleName(head ?? name).replace(/SCB$/, 'weight_format');
+    saved.push({ name: format, dtype: 'uint8', shape: [], nbytes: 1, weight: null });
+    if (head === undefined) continue;
+    const float = floatDtype(source, program);
+    const dequantize = ids.get(scaleName(name)) as TensorId;
+    saved.push({ name, dtype: float, shape, nbytes: elementCount(shape) * DTYPES[float].bytes, weight, dequantize });
   }
   return saved.sort((a, b) => DTYPES[b.dtype].bytes - DTYPES[a.dtype].bytes || (a.name < b.name ? -1 : 1));
+}
+
+/**
+ * Names of embeddings' weights and scales that an 8-bit head shares → the head's. Only linears have 8 bits in
+ * bitsandbytes' layout: the table is saved as the head's, and in float beside it, untied, for those who read no other.
+ */
+function tiedInt8Heads(model: Module): Map<string, string> {
+  const linears = new Set(model.namedModules().flatMap(([path, one]) => (one instanceof Linear8bitLt ? [path] : [])));
+  const isLinear = (weight: string): boolean => linears.has(weight.replace(/\.weight$/, ''));
+  const heads = new Map<string, string>();
+  for (const group of findTiedParameters(model)) {
+    const head = group.find(isLinear);
+    if (head === undefined) continue;
+    for (const name of group.filter((one) => !isLinear(one)))
+      heads.set(name, head).set(scaleName(name), scaleName(head));
+  }
+  return heads;
+}
+
+/** The dtype of the model's weights that are not in 8 bits. */
+function floatDtype(source: ModelSource, { tensors }: Program): DType {
+  const isFloat = ({ kind, dtype, name }: ProgramTensor): boolean =>
+    kind === 'weight' && DTYPES[dtype].isFloat && !/(^|\.)SCB$/.test(name ?? '');
+  return tensors.find(isFloat)?.dtype ?? source.config.dtype;
 }
 
 function cutShards(tensors: readonly SavedTensor[], limit: number): SavedTensor[][] {
@@ -143,13 +168,19 @@ async function writeShards(
     const file = join(folder, names[i] as string);
     const header = encodeSafetensorsHeader(shard, new Map([['format', 'pt']]));
     let offset = header.length;
-    for (const { name, nbytes, weight, transposed } of shard) {
+    for (const { name, dtype, nbytes, weight, transposed, dequantize: scales } of shard) {
       weightMap[name] = names[i] as string;
       const device = weight === null ? undefined : owner.get(weight);
       if (weight !== null && device !== undefined)
         perDevice.set(device, [
           ...(perDevice.get(device) ?? []),
-          { tensor: weight, file, offset, ...(transposed && { transposed }) },
+          {
+            tensor: weight,
+            file,
+            offset,
+            ...(transposed && { transposed }),
+            ...(scales !== undefined && { dequantize: { scales, dtype } }),
+          },
         ]);
       offset += nbytes;
     }
@@ -172,9 +203,10 @@ async function writeShards(
 async function describeModel(folder: string, source: ModelSource, program: Program): Promise<void> {
   const { quantization_config: _, torch_dtype: __, ...config } = source.config.raw;
   const weights = program.tensors.filter((tensor) => tensor.kind === 'weight');
-  const float = weights.find((tensor) => DTYPES[tensor.dtype].isFloat && !/(^|\.)SCB$/.test(tensor.name ?? ''));
   const int8Layers = source.model.namedModules().filter(([, module]) => module instanceof Linear8bitLt);
   const threshold = int8Threshold(int8Layers, weights);
+  const isTied = tiedInt8Heads(source.model).size > 0;
+  const { activations, outliers } = (int8Layers[0]?.[1] as Linear8bitLt | undefined) ?? {};
   const head = int8Layers.some(([path]) => /(^|\.)lm_head$/.test(path)) ? [] : ['lm_head'];
   const quantization =
     threshold === null
@@ -189,11 +221,16 @@ async function describeModel(folder: string, source: ModelSource, program: Progr
             llm_int8_skip_modules: [...new Set([...head, ...source.skipped.map(({ module }) => module)])],
             llm_int8_has_fp16_weight: false,
             llm_int8_enable_fp32_cpu_offload: false,
+            // Ours; transformers passes over them.
+            ...(isTied && { llm_int8_head: 'tied' }),
+            ...(activations !== 'int8' && { int8_activations: activations }),
+            ...(outliers !== 'per-batch' && { outliers }),
           },
         };
   await writeJson(join(folder, 'config.json'), {
     ...config,
-    dtype: float?.dtype ?? source.config.dtype,
+    dtype: floatDtype(source, program),
+    ...(isTied && { tie_word_embeddings: false }),
     ...quantization,
   });
   for (const name of COPIED) {

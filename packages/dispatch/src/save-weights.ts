@@ -3,6 +3,8 @@ import { closeSync, openSync, writeSync } from 'node:fs';
 import {
   CheckpointError,
   DTYPES,
+  float32ToBfloat16Bits,
+  float32ToFloat16Bits,
   guardNative,
   native,
   opSignature,
@@ -37,13 +39,14 @@ export function saveWeights(executor: DeviceExecutor, instructions: readonly Sav
 }
 
 function saveTensor(executor: DeviceExecutor, instruction: SaveInstruction, descriptor: number): void {
-  const { tensor, offset, transposed } = instruction;
+  const { tensor, offset, transposed, dequantize } = instruction;
   const spec = executor.setup.program.tensors[tensor] as ProgramTensor;
   const [rows, columns] = matrixShape(spec.dims as readonly number[]);
   const write = (bytes: Uint8Array, at: number): void => {
     for (let done = 0; done < bytes.length; )
       done += writeSync(descriptor, bytes, done, bytes.length - done, offset + at + done);
   };
+  if (dequantize !== undefined) return dequantizeRows(executor, instruction, rows, columns, write);
   const place = executor.present(tensor);
   if (spec.layout === 'packed_int8') unpackRows(executor, place, rows, columns, write);
   else if (transposed) turnOut(executor, place, [rows, columns, DTYPES[spec.dtype].bytes], write);
@@ -82,6 +85,33 @@ function turnOut(
     }
     write(new Uint8Array(window.buffer), column * rows * elementBytes);
   }
+}
+
+/** An 8-bit table in float: CB · SCB / 127 rounded to the dtype. */
+function dequantizeRows(
+  executor: DeviceExecutor,
+  { tensor, dequantize }: SaveInstruction,
+  rows: number,
+  columns: number,
+  write: (bytes: Uint8Array, at: number) => void,
+): void {
+  const { scales, dtype } = dequantize as NonNullable<SaveInstruction['dequantize']>;
+  const SCB = new Float32Array(rows);
+  const { buffer, byteOffset } = executor.present(scales);
+  guardNative(executor.setup.device, 'read', () => native().read(buffer, byteOffset, SCB));
+  const bits = dtype === 'float16' ? float32ToFloat16Bits : dtype === 'bfloat16' ? float32ToBfloat16Bits : undefined;
+  unpackRows(executor, executor.present(tensor), rows, columns, (bytes, at) => {
+    const codes = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+    const floats = bits === undefined ? new Float32Array(codes.length) : new Uint16Array(codes.length);
+    for (let i = 0, row = at / columns; i < codes.length; row++) {
+      const scale = SCB[row] as number;
+      for (let column = 0; column < columns; column++, i++) {
+        const value = Math.fround(((codes[i] as number) * scale) / 127);
+        floats[i] = bits === undefined ? value : bits(value);
+      }
+    }
+    write(new Uint8Array(floats.buffer), at * floats.BYTES_PER_ELEMENT);
+  });
 }
 
 /** Through the device's work space, which always has room for a few blocks: an int8 linear's scratch, or the rows an int8 table gave. */

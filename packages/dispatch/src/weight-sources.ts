@@ -83,7 +83,8 @@ class SourceFinder {
   }
 
   int8(name: string, CB: TensorId, SCB: TensorId): LoadInstruction | undefined {
-    const key = this.#find(name, CB);
+    // A table that a head shares may be there under the head's name in 8 bits and in float under its own.
+    const key = this.#find(name, CB, (one) => this.#request.checkpoint.tensors.has(scaleName(one)));
     if (key === undefined) return undefined;
     const source = this.#source(key, name);
     if (source.dtype !== 'int8') return { kind: 'quantize', CB, SCB, source };
@@ -116,7 +117,7 @@ class SourceFinder {
   }
 
   /** The checkpoint's key of a weight: its name, a tied name, or either with or without the base model's prefix. Checks the shape. */
-  #find(name: string, id: TensorId): string | undefined {
+  #find(name: string, id: TensorId, isPreferred: (key: string) => boolean = () => true): string | undefined {
     const { checkpoint, tied, baseModelPrefix: prefix, program } = this.#request;
     const names = tied.find((group) => group.includes(name)) ?? [name];
     const spellings = [name, ...names].flatMap((one) => [
@@ -124,8 +125,11 @@ class SourceFinder {
       one.startsWith(`${prefix}.`) ? one.slice(prefix.length + 1) : `${prefix}.${one}`,
     ]);
     const keys = spellings.filter((one) => checkpoint.tensors.has(one));
-    for (const key of keys) this.#used.add(key);
-    const key = keys[0];
+    for (const key of keys) {
+      this.#used.add(key);
+      if (checkpoint.tensors.get(key)?.dtype === 'int8') this.#used.add(scaleName(key));
+    }
+    const key = keys.find(isPreferred) ?? keys[0];
     if (key === undefined) {
       this.#missing.push(name);
       return undefined;
