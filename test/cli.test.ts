@@ -107,6 +107,7 @@ describe('help and usage', () => {
         "--dtype",
         "--load-in-8bit",
         "--llm-int8-threshold",
+        "--llm-int8-threshold-text",
         "--llm-int8-skip-modules",
         "--llm-int8-head",
         "--int8-activations",

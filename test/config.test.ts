@@ -28,6 +28,7 @@ dtype: bfloat16
 compute_dtype: float32
 load_in_8bit: true
 llm_int8_threshold: 6
+llm_int8_threshold_text: story.txt
 llm_int8_skip_modules: [lm_head]
 int8_activations: float
 outliers: per-row
@@ -70,6 +71,7 @@ describe('parseConfig', () => {
       dtype: 'bfloat16',
       loadIn8bit: true,
       llmInt8Threshold: 6,
+      llmInt8ThresholdText: 'story.txt',
       llmInt8SkipModules: ['lm_head'],
       llmInt8Head: true,
       int8Activations: 'float',
@@ -211,6 +213,8 @@ describe('loadConfig', () => {
     expect(load('model: beside').model).toBe(join(folder, 'beside'));
     expect(load('model: ./beside').model).toBe(join(folder, 'beside'));
     expect(load('model: org/name').model).toBe('org/name');
+    const measured = load('model: x\nllm_int8_threshold: auto\nllm_int8_threshold_text: beside/a.txt');
+    expect(measured.llm_int8_threshold_text).toBe(join(folder, 'beside/a.txt'));
   });
 
   it('types what cannot be read', () => {

@@ -2,10 +2,19 @@
  * The options beside load_in_8bit, end to end: float activations, an int8 head (and the table tied to it), a 16-bit cache. Numbers against the float
  * model, bytes in the plan, the same bits over devices and from a packed store, refusals.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type DevicePlan, type LoadModelOptions, loadModel, native, OPS, planModel } from 'metashard';
+import {
+  type DevicePlan,
+  InsufficientMemoryError,
+  type LoadModelOptions,
+  loadModel,
+  native,
+  OPS,
+  planModel,
+  type ThresholdChoice,
+} from 'metashard';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MODELS, relativeError, SHIPPED } from './golden-models.js';
 
@@ -125,5 +134,66 @@ it('llm_int8_head without 8 bits is refused', async () => {
   await expect(planModel(`${SHIPPED}stories260K`, { ...BASE, llmInt8Head: true })).rejects.toMatchObject({
     code: 'config_invalid',
     message: 'llm_int8_head: expected load_in_8bit: true beside it, got a float model',
+  });
+});
+
+describe('llm_int8_threshold: auto', () => {
+  const source = `${SHIPPED}stories260K`;
+  let text = '';
+  beforeAll(() => {
+    text = join(folder, 'story.txt');
+    writeFileSync(text, 'Once upon a time there was a little dog. He liked to run and play with his ball. '.repeat(8));
+  });
+  const logitsOf = async (from: string, options: LoadModelOptions): Promise<[Float32Array, ThresholdChoice | null]> => {
+    const model = await loadModel(from, { ...BASE, ...options });
+    const got = (await model.forward({ inputIds: IDS })).logits.toFloat32Array();
+    const { thresholdChoice } = model;
+    await model.dispose();
+    return [got, thresholdChoice];
+  };
+
+  it('measures on the text, loads with what it chose, and says so', async () => {
+    const saved = join(folder, 'saved');
+    const model = await loadModel(source, { ...INT8, llmInt8Threshold: 0.5 });
+    await model.saveCheckpoint(saved);
+    await model.dispose();
+    const messages: string[] = [];
+    const logger = { info: (message: string) => void messages.push(message), warn: () => {} };
+    const auto = { llmInt8Threshold: 'auto', llmInt8ThresholdText: text, logger } as const;
+    const [got, choice] = await logitsOf(saved, auto);
+    expect(choice?.threshold).toBeGreaterThanOrEqual(2);
+    expect(choice?.measured.at(-1)?.threshold).toBe(choice?.threshold);
+    expect(choice?.measured.at(-1)?.difference).toBeLessThanOrEqual(0.01);
+    expect(messages[0]).toBe(`llm_int8_threshold: auto: ${choice?.summary}`);
+    expect(choice?.summary).toMatch(/^threshold [\d.]+ stays within 0\.01 nats of float \(measured /);
+    expect([got, null]).toEqual(await logitsOf(saved, { llmInt8Threshold: choice?.threshold as number }));
+    expect(got).not.toEqual((await logitsOf(saved, {}))[0]);
+  });
+
+  it.each([
+    [{}, 'llm_int8_threshold: auto: expected llm_int8_threshold_text beside it, got none'],
+    [{ llmInt8ThresholdText: 'x.txt', loadIn8bit: false }, 'expected load_in_8bit: true beside it, got a float model'],
+    [
+      { llmInt8ThresholdText: 'x.txt', int8Activations: 'float' },
+      'expected int8_activations: int8 beside it, got float',
+    ],
+    [{ llmInt8ThresholdText: '/no/such.txt' }, 'llm_int8_threshold_text: expected a readable file, got ENOENT'],
+    [
+      { llmInt8ThresholdText: 'x.txt', llmInt8Threshold: 5 },
+      'llm_int8_threshold_text: expected llm_int8_threshold: auto beside it, got 5',
+    ],
+  ] as const)('refuses %j', async (options, message) => {
+    const load = loadModel(source, { ...INT8, llmInt8Threshold: 'auto', ...options });
+    await expect(load).rejects.toMatchObject({ name: 'ConfigError', message: expect.stringContaining(message) });
+  });
+
+  it('is refused before it is measured where the model does not fit', async () => {
+    const options = {
+      llmInt8Threshold: 'auto',
+      llmInt8ThresholdText: '/no/such.txt',
+      maxMemory: { cpu: '1KiB' },
+    } as const;
+    const load = loadModel(source, { ...INT8, ...options });
+    await expect(load).rejects.toBeInstanceOf(InsufficientMemoryError);
   });
 });

@@ -14,6 +14,7 @@ import {
 } from '@metashard/core';
 import { findTiedParameters, findTransposedParameters, type ParsedConfig } from '@metashard/meta';
 import type { Piscina } from 'piscina';
+import { chooseLoadThreshold } from './auto-threshold.js';
 import { costsOf, readCalibration } from './calibrate.js';
 import { resolveDevices } from './devices.js';
 import { planOrAdvise } from './does-not-fit.js';
@@ -41,6 +42,7 @@ import { findWeightSources, instructionsFor } from './weight-sources.js';
  */
 export async function loadModel(nameOrFolder: string, options: LoadModelOptions = {}): Promise<LoadedModel> {
   options.signal?.throwIfAborted();
+  if (options.llmInt8Threshold === 'auto') return loadMeasured(nameOrFolder, options);
   const thread = startThread(); // takes as long as planning does
   try {
     return await loadThrough(thread, nameOrFolder, options);
@@ -90,6 +92,17 @@ async function loadThrough(thread: Piscina, nameOrFolder: string, options: LoadM
   }
   options.logger?.info(`loaded ${planned.plan.model} over ${[...planned.memory.keys()].join(', ')}`);
   return new LoadedModel({ source, recorded, planned, executors, tokenizer, generationDefaults });
+}
+
+/** What does not fit is refused before anything is measured. */
+async function loadMeasured(nameOrFolder: string, options: LoadModelOptions): Promise<LoadedModel> {
+  await planModel(nameOrFolder, options);
+  const choice = await chooseLoadThreshold(nameOrFolder, options);
+  options.logger?.info(`llm_int8_threshold: auto: ${choice.summary}`);
+  const { llmInt8ThresholdText: _, ...rest } = options;
+  const model = await loadModel(nameOrFolder, { ...rest, llmInt8Threshold: choice.threshold });
+  model.thresholdChoice = choice;
+  return model;
 }
 
 export interface PackOptions {

@@ -19,6 +19,7 @@ import type { GeneratedPiece, GenerateOptions, Prompt } from './options.js';
 import type { DevicePlan } from './plan.js';
 import type { RecordedModel } from './plan-device-map.js';
 import type { PlannedProgram } from './plan-program.js';
+import type { ThresholdChoice } from './quant-compare/choose-threshold.js';
 import { type SaveOptions, saveModel } from './save-checkpoint.js';
 import type { ModelTokenizer } from './tokenizer.js';
 
@@ -46,6 +47,8 @@ export class LoadedModel implements GenerationHost {
   /** Free blocks of the KV cache. */
   readonly blocks: BlockAllocator;
   chat: ChatCache | null = null;
+  /** What `llmInt8Threshold: "auto"` measured and chose. */
+  thresholdChoice: ThresholdChoice | null = null;
   readonly #source: ModelSource;
   readonly #planned: PlannedProgram;
   #queue: Promise<unknown> = Promise.resolve();

@@ -20,6 +20,7 @@ import {
   type RawConfig,
   replaceLinear,
 } from '@metashard/meta';
+import { checkAutoThreshold } from './auto-threshold.js';
 import type { LoadModelOptions } from './options.js';
 import type { DevicePlan } from './plan.js';
 import { resolveModel } from './resolve-model.js';
@@ -77,7 +78,10 @@ function quantizeLinears(
   checkpoint: CheckpointIndex | null,
   options: LoadModelOptions,
 ): DevicePlan['skipped'] {
-  if (!(options.loadIn8bit ?? saved !== null)) {
+  const isInt8 = options.loadIn8bit ?? saved !== null;
+  const activations = options.int8Activations ?? saved?.activations ?? 'int8';
+  checkAutoThreshold(options, { isInt8, activations });
+  if (!isInt8) {
     if (options.llmInt8Head !== true) return [];
     throw new ConfigError('llm_int8_head: expected load_in_8bit: true beside it, got a float model');
   }
@@ -89,12 +93,14 @@ function quantizeLinears(
     if (/(^|\.)lm_head$/.test(path)) head ??= hasScales(path);
     else if (!hasScales(path)) keep.push(path);
   }
+  const asked = options.llmInt8Threshold === 'auto' ? undefined : options.llmInt8Threshold;
   const { skipped } = replaceLinear(model, {
-    threshold: options.llmInt8Threshold ?? saved?.threshold ?? DEFAULT_THRESHOLD,
+    // What is measured later changes no byte of a plan.
+    threshold: asked ?? saved?.threshold ?? DEFAULT_THRESHOLD,
     skip: [...(architecture.keepInFloat ?? []), ...(options.llmInt8SkipModules ?? []), ...keep],
     hasFp16Weights: false,
     outliers: options.outliers ?? saved?.outliers ?? 'per-batch',
-    activations: options.int8Activations ?? saved?.activations ?? 'int8',
+    activations,
     head: head ?? false,
   });
   return skipped.map(({ name, reason }) => ({ module: name, reason }));

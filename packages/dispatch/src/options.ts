@@ -45,8 +45,10 @@ export interface LoadModelOptions {
   dtype?: DType | 'auto';
   /** Default: float, unless the checkpoint is already in 8 bits. */
   loadIn8bit?: boolean;
-  /** Default 6.0. */
-  llmInt8Threshold?: number;
+  /** Default 6.0. "auto": the largest whose loss on `llmInt8ThresholdText` stays near float's, measured before loading. */
+  llmInt8Threshold?: number | 'auto';
+  /** File of the text "auto" measures on: any text file, .json (a list of texts) or .jsonl. */
+  llmInt8ThresholdText?: string;
   /** Added to the default (the output head). */
   llmInt8SkipModules?: readonly string[];
   /** The output head in 8 bits, too, and the embeddings it is tied to: one int8 table is stored. Default: as the checkpoint is saved, else false. */

@@ -46,9 +46,9 @@ function saveTensor(executor: DeviceExecutor, instruction: SaveInstruction, desc
     for (let done = 0; done < bytes.length; )
       done += writeSync(descriptor, bytes, done, bytes.length - done, offset + at + done);
   };
-  if (dequantize !== undefined) return dequantizeRows(executor, instruction, rows, columns, write);
   const place = executor.present(tensor);
-  if (spec.layout === 'packed_int8') unpackRows(executor, place, rows, columns, write);
+  if (dequantize !== undefined) dequantizeRows(executor, instruction, rows, columns, write);
+  else if (spec.layout === 'packed_int8') unpackRows(executor, place, rows, columns, write);
   else if (transposed) turnOut(executor, place, [rows, columns, DTYPES[spec.dtype].bytes], write);
   else copyOut(executor, place, rows * columns * DTYPES[spec.dtype].bytes, write);
 }

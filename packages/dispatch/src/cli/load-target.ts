@@ -26,7 +26,9 @@ export async function loadTarget(
   if (!isSilent) io.stderr.write(`${formatPlanTable(await planModel(config.model, options))}\n`);
   const progress = showLoadProgress({ stream: io.stderr, env: io.env, quiet: isSilent });
   try {
-    return await loadModel(config.model, { ...options, onProgress: (step) => progress.update(step) });
+    const model = await loadModel(config.model, { ...options, onProgress: (step) => progress.update(step) });
+    if (!isSilent && model.thresholdChoice !== null) io.stderr.write(`${model.thresholdChoice.summary}\n`);
+    return model;
   } finally {
     progress.stop();
   }

@@ -25,14 +25,19 @@ const MAX_ALIASES = 100;
 
 /**
  * Reads and checks a YAML (or JSON) file. A `model` that is a folder next to the file becomes its absolute path;
- * otherwise it stays as written. Throws ConfigError; details: file, line, column, path, problems (all of them, one line
+ * otherwise it stays as written. `llm_int8_threshold_text` is a file relative to it. Throws ConfigError; details: file, line, column, path, problems (all of them, one line
  * each).
  */
 export function loadConfig(path: string): RunConfig {
   const config = parseConfig(readText(path), path);
   const besideFile = resolve(dirname(path), config.model);
   const isFolder = statSync(besideFile, { throwIfNoEntry: false })?.isDirectory() ?? false;
-  return !isAbsolute(config.model) && isFolder ? { ...config, model: besideFile } : config;
+  const { llm_int8_threshold_text: text } = config;
+  return {
+    ...config,
+    ...(!isAbsolute(config.model) && isFolder && { model: besideFile }),
+    ...(text !== undefined && { llm_int8_threshold_text: resolve(dirname(path), text) }),
+  };
 }
 
 /** Checks the text of a configuration; `file` is how messages call it. */

@@ -10,6 +10,7 @@ import { OBJECTIVES } from '../placement.js';
 import { STRATEGIES } from '../plan.js';
 
 const SIZE = 'a size such as 70GiB';
+const THRESHOLD = 'a number of at least 0, or auto';
 const DEVICE = 'a device such as cuda:0, cpu or disk';
 const DEVICE_PATTERN = /^(?:(?:cpu|cuda)(?::\d{1,4})?|disk|\d{1,4})$/;
 const SIZE_PATTERN = /^\s*\d+(?:\.\d+)?\s*[kKmMgGtT]?[iI]?[bB]\s*$/;
@@ -111,10 +112,17 @@ export const runConfigSchema = z.strictObject(
         'quantize linear layers to 8 bits while loading (LLM.int8()); default: only where the checkpoint already is',
       ),
     llm_int8_threshold: z
-      .number({ error: 'a number of at least 0' })
-      .min(0, { error: 'a number of at least 0' })
+      .union([z.number().min(0, { error: THRESHOLD }), z.literal('auto')], { error: THRESHOLD })
       .exactOptional()
-      .describe('activations from this magnitude on are outliers, computed in float; default 6.0; 0: none'),
+      .describe(
+        'activations from this magnitude on are outliers, computed in float; default 6.0; 0: none; auto: measured before loading',
+      ),
+    llm_int8_threshold_text: text('a text file')
+      .min(1, { error: 'a text file' })
+      .exactOptional()
+      .describe(
+        'text file (or .json, .jsonl), relative to this file, that llm_int8_threshold: auto measures on; default none',
+      ),
     llm_int8_skip_modules: z
       .array(z.string().min(1, { error: 'a module name' }), { error: 'a list of module names' })
       .exactOptional()

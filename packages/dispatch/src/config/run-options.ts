@@ -18,6 +18,7 @@ export function toLoadOptions(config: RunConfig): LoadModelOptions {
     dtype: config.dtype,
     loadIn8bit: config.load_in_8bit,
     llmInt8Threshold: config.llm_int8_threshold,
+    llmInt8ThresholdText: config.llm_int8_threshold_text,
     llmInt8SkipModules: config.llm_int8_skip_modules,
     llmInt8Head: config.llm_int8_head,
     int8Activations: config.int8_activations,

@@ -31,6 +31,7 @@ export const SETTINGS: readonly Setting[] = [
   setting('dtype', 'text', 'dtype'),
   setting('load_in_8bit', 'flag'),
   setting('llm_int8_threshold', 'number'),
+  setting('llm_int8_threshold_text', 'text', 'file'),
   setting('llm_int8_skip_modules', 'list', 'names'),
   setting('llm_int8_head', 'flag'),
   setting('int8_activations', 'text', 'kind'),

@@ -90,12 +90,15 @@ function checkCount(name: string, value: number, least: number): void {
  * Reads a text file: `.jsonl` is a document per line, the `text` of an object or a string, whose last words are asked
  * for; `.json` is a list of documents; everything else is one text. Throws ConfigError.
  */
-export async function readTextFile(file: string): Promise<{ text: string | string[]; lastWords: boolean }> {
+export async function readTextFile(
+  file: string,
+  setting = '--text',
+): Promise<{ text: string | string[]; lastWords: boolean }> {
   let content: string;
   try {
     content = await readFile(file, 'utf8');
   } catch (cause) {
-    throw new ConfigError(`--text: expected a readable file, got ${(cause as Error).message}`, { cause });
+    throw new ConfigError(`${setting}: expected a readable file, got ${(cause as Error).message}`, { cause });
   }
   if (file.endsWith('.jsonl')) {
     const lines = content.split('\n').filter((line) => line.trim() !== '');
