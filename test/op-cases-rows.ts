@@ -148,6 +148,31 @@ export function addSelection(add: AddCase): void {
       }));
     }
   }
+  // Many ids, few values, the seen ones among the largest: ties where top_k cuts, and penalties that change who is in.
+  for (const parameters of [
+    [0.8, 20, 1, 1],
+    [0.8, 20, 1, 1.5],
+    [1.3, 50, 0.9, 0.7],
+    [0, 0, 1, 1.5],
+  ]) {
+    add('sample', `ties among 16001: ${parameters}`, 0, (r) => ({
+      inputs: [
+        hostTensor(
+          [3, 16001],
+          Array.from(r.normals(3 * 16001), (x, i) => (i % 97 === 0 ? 5 : Math.round(x))),
+        ),
+        hostTensor([3, 4], Array(3).fill(parameters).flat()),
+        hostTensor([3], [0.3, 1 - 2 ** -24, 0.9]),
+        ints(
+          [3, 90],
+          r.integers(270, 164).map((i) => i * 97),
+        ),
+        ints([3], [90, 40, 1]),
+      ],
+      outputs: [emptyHost([3], { dtype: 'int32' })],
+      attributes: [],
+    }));
+  }
   add('sample', 'equal, infinite and NaN logits', 0, () => ({
     inputs: [
       hostTensor([4, 3], [1, 1, 1, 0, Number.POSITIVE_INFINITY, 1, 0, 1, Number.NaN, Number.NEGATIVE_INFINITY, 0, 0]),

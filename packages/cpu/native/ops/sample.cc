@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <vector>
 
@@ -12,7 +13,8 @@
 
 namespace {
 
-constexpr int64_t chunk = 16384;  // ids per task; partial sums are added in order of the chunks
+constexpr int64_t block = 128;            // ids whose largest logit is noted
+constexpr int64_t chunk = 128 * block;    // ids per task; partial sums are added in order of the chunks
 constexpr int64_t first_sorted = 256;
 constexpr int32_t buckets = 256;  // of weights, a quarter of a power of two each; the last one takes all below 2^-63
 
@@ -49,53 +51,120 @@ struct sample_row {
   double temperature, top_k, top_p, penalty, uniform;
   const int32_t *history;
   int32_t history_length;
-  double *weights;  // [V]: logits, then exp((logit - largest) / temperature)
+  double *weights;  // [V]: exp((logit - largest) / temperature), of the ids looked at
   int32_t *order;   // [V]: ids, the first `sorted` by falling weight
   int64_t sorted = 0;
   int32_t next_bucket = 0;  // weights of this bucket and beyond are not sorted yet
   int32_t in_bucket[buckets] = {};
 
-  int32_t choose();
+  int32_t choose(const vector_ops &vectors);
 
  private:
-  void penalize();
-  int32_t largest() const;
-  double weigh(double top);
+  struct block_top {
+    double logit;
+    int64_t id;
+  };
+  std::vector<int32_t> seen;    // the history's ids, ascending, each once; none where the penalty is 1
+  std::vector<block_top> tops;  // of each block the first NaN, else the first largest
+
+  int64_t read_block(int64_t index, double (&logit)[block]) const;
+  void find_tops(const vector_ops &vectors);
+  block_top largest() const;
+  double weight_of(double logit, double top) const { return exp((logit - top) / temperature); }
+  double weigh_all(double top);
+  void weigh_largest(int64_t count, double top);
+  void sort(int64_t first, int64_t end);
   void sort_at_least(int64_t count);
   int64_t kept_of_top_p(int64_t kept, double total, double &kept_total);
   int32_t first_beyond(double target, int64_t kept);
 };
 
-// A seen id's logit is divided by the penalty if positive, else multiplied; once, however often it was seen.
-void sample_row::penalize() {
-  for (int64_t i = 0; i < V; i++) weights[i] = double(logits[i]);
-  if (penalty == 1.0) return;
-  for (int32_t i = 0; i < history_length; i++) {
-    const double logit = double(logits[history[i]]);
-    weights[history[i]] = logit > 0 ? logit / penalty : logit * penalty;
+// The logits of a block; returns how many. A seen id's is divided by the penalty if positive, else multiplied; once, however
+// often it was seen.
+int64_t sample_row::read_block(int64_t index, double (&logit)[block]) const {
+  const int64_t first = index * block, count = std::min(V - first, block);
+  for (int64_t i = 0; i < count; i++) logit[i] = double(logits[first + i]);
+  for (auto id = std::lower_bound(seen.begin(), seen.end(), first); id != seen.end() && *id < first + count; id++) {
+    double &value = logit[*id - first];
+    value = value > 0 ? value / penalty : value * penalty;
+  }
+  return count;
+}
+
+void sample_row::find_tops(const vector_ops &vectors) {
+  if (penalty != 1.0) seen.assign(history, history + history_length);
+  std::sort(seen.begin(), seen.end());
+  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+  tops.resize(size_t((V + block - 1) / block));
+  parallel_rows(int64_t(tops.size()), block, [&](int64_t first, int64_t end) {
+    for (int64_t b = first; b < end; b++) {
+      const int64_t id = b * block + vectors.argmax(logits + b * block, std::min(V - b * block, block));
+      tops[size_t(b)] = {double(logits[id]), id};
+    }
+  });
+  for (size_t i = 0; i < seen.size(); i++) {
+    const int64_t b = seen[i] / block;
+    if (i > 0 && seen[i - 1] / block == b) continue;
+    double logit[block];
+    const int64_t count = read_block(b, logit);
+    int64_t best = 0;
+    for (int64_t k = 0; k < count && !isnan(logit[best]); k++) {
+      if (isnan(logit[k]) || logit[k] > logit[best]) best = k;
+    }
+    tops[size_t(b)] = {logit[best], b * block + best};
   }
 }
 
-int32_t sample_row::largest() const {
-  int64_t best = 0;
-  for (int64_t i = 0; i < V; i++) {
-    if (weights[i] != weights[i]) return int32_t(i);
-    if (weights[i] > weights[best]) best = i;
+sample_row::block_top sample_row::largest() const {
+  block_top best = tops[0];
+  for (const block_top &top : tops) {
+    if (isnan(top.logit)) return top;
+    if (top.logit > best.logit) best = top;
   }
-  return int32_t(best);
+  return best;
 }
 
-double sample_row::weigh(double top) {
+// Weighs every id; returns the sum.
+double sample_row::weigh_all(double top) {
   std::vector<double> sums(size_t((V + chunk - 1) / chunk));
   parallel(int64_t(sums.size()), [&](int64_t index) {
-    double sum = 0;
-    for (int64_t i = index * chunk; i < std::min(V, (index + 1) * chunk); i++) {
-      weights[i] = exp((weights[i] - top) / temperature);
-      sum += weights[i];
+    double sum = 0, logit[block];
+    for (int64_t first = index * chunk; first < std::min(V, (index + 1) * chunk); first += block) {
+      const int64_t count = read_block(first / block, logit);
+      for (int64_t i = 0; i < count; i++) sum += weights[first + i] = weight_of(logit[i], top);
     }
     sums[size_t(index)] = sum;
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+// Weighs and sorts the `count` ids of the largest weights, and some more: those whose logit is not below the count-th largest
+// of the blocks' tops. As many ids reach that, so no id below it is among them, but for ids whose logits differ by so little
+// that rounding makes their weights equal; those are taken in, too.
+void sample_row::weigh_largest(int64_t count, double top) {
+  std::vector<double> logit_of(tops.size());
+  std::transform(tops.begin(), tops.end(), logit_of.begin(), [](const block_top &each) { return each.logit; });
+  std::nth_element(logit_of.begin(), logit_of.begin() + (count - 1), logit_of.end(), std::greater<double>());
+  const double bound = logit_of[size_t(count - 1)], least = bound - 1e-12 * (fabs(top) + fabs(bound) + temperature);
+  int64_t found = 0;
+  for (size_t b = 0; b < tops.size(); b++) {
+    if (tops[b].logit < least) continue;
+    double logit[block];
+    const int64_t present = read_block(int64_t(b), logit);
+    for (int64_t i = 0; i < present; i++) {
+      if (logit[i] < least) continue;
+      const int64_t id = int64_t(b) * block + i;
+      weights[id] = weight_of(logit[i], top);
+      order[found++] = int32_t(id);
+    }
+  }
+  sort(0, found);
+  sorted = found;
+}
+
+void sample_row::sort(int64_t first, int64_t end) {
+  std::sort(order + first, order + end,
+            [this](int32_t a, int32_t b) { return weights[a] > weights[b] || (weights[a] == weights[b] && a < b); });
 }
 
 // Falling with the weight, from 0 at weight 1: float64 bits, seen as an integer, rise with the number.
@@ -120,8 +189,7 @@ void sample_row::sort_at_least(int64_t count) {
       const int32_t bucket = bucket_of(weights[i]);
       if (bucket >= first && bucket < next_bucket) order[end++] = int32_t(i);
     }
-    std::sort(order + sorted, order + end,
-              [this](int32_t a, int32_t b) { return weights[a] > weights[b] || (weights[a] == weights[b] && a < b); });
+    sort(sorted, end);
     sorted = end;
   }
 }
@@ -154,18 +222,21 @@ int32_t sample_row::first_beyond(double target, int64_t kept) {
   return last;
 }
 
-int32_t sample_row::choose() {
-  penalize();
-  const int32_t greedy = largest();
-  const double top = weights[greedy];
-  if (!(temperature > 0) || !isfinite(top)) return greedy;
-  double total = weigh(top);
+int32_t sample_row::choose(const vector_ops &vectors) {
+  find_tops(vectors);
+  const auto [top, greedy] = largest();
+  if (!(temperature > 0) || !isfinite(top)) return int32_t(greedy);
+  double total;
   int64_t kept = V;
   if (top_k >= 1 && top_k < double(V)) {
     kept = int64_t(top_k);
+    if (kept <= int64_t(tops.size()) / 2) weigh_largest(kept, top);
+    else weigh_all(top);
     sort_at_least(kept);
     total = 0;
     for (int64_t i = 0; i < kept; i++) total += weights[order[i]];
+  } else {
+    total = weigh_all(top);
   }
   if (top_p < 1) kept = kept_of_top_p(kept, total, total);
   sort_at_least(1);
@@ -200,12 +271,12 @@ void check_row(const sample_row &row, int64_t L) {
   }
 }
 
-void run(const op_arguments &arguments, const isa_tables &) {
+void run(const op_arguments &arguments, const isa_tables &isa) {
   const sample_call call = read(arguments);
   for (int64_t row = 0; row < call.logits.shape[0]; row++) {
     sample_row work = row_of(call, row, arguments.scratch());
     check_row(work, call.history.shape[1]);
-    call.ids.as<int32_t>()[row] = work.choose();
+    call.ids.as<int32_t>()[row] = work.choose(*isa.vectors);
   }
 }
 
