@@ -1,7 +1,7 @@
 // linear (float32 activations, float32/float16/bfloat16 weights) over the lanes of one instruction set, two ways:
 //   few rows   dot products of rows of x with rows of the weight, both as they lie; a weight comes from memory once and is
 //              widened in registers. Bound by reading the weights: one row of x reads them as one stream, which memory likes
-//              best (several rows of the weight at once cost a tenth to a fifth).
+//              best (several rows of the weight at once cost a tenth).
 //   many rows  strips of the weight packed as float32 [k][column] (strip_product.h). Bound by fused multiply-adds.
 // Each output is summed in an order that depends on K and on whether rows are one, few or many, on nothing else.
 #pragma once
@@ -19,7 +19,10 @@ namespace {
 template <class L, int dtype>
 struct row_dots {
   using floats = typename L::floats;
-  static constexpr int weight_rows = 4;  // taken together; the next four are prefetched meanwhile
+  // A tile: its sums fill the registers, and its weights are widened once for all of its rows of x.
+  static constexpr int x_rows = L::width == 16 ? 8 : 2, weight_rows = L::width == 16 ? 3 : 4;
+  static constexpr int64_t depth = 1024;    // columns of x_rows rows of x: at most 32 KiB
+  static constexpr int64_t span_rows = 48;  // of the weight: 96 or 192 KiB of that depth
   static constexpr int64_t element = dtype == MS_FLOAT32 ? 4 : 2;
 
   // out[0][n] for the only row of x: eight sums, to cover the latency of the multiply-add.
@@ -48,19 +51,18 @@ struct row_dots {
     call.out[n] = L::sum(L::add(L::add(sums[0], sums[2]), L::add(sums[1], sums[3])));
   }
 
-  // Where a pass over the rows of x prefetches: at step k, element start + (k >> shift) of each of the next weight rows.
-  struct prefetch_share {
-    int64_t start;
-    int shift;
+  // What a tile reads: columns k0 … k_end - 1 of its rows; meanwhile it prefetches as many columns of other rows.
+  struct column_range {
+    int64_t k0, k_end;
+    const char *next;  // NULL: nothing
   };
 
-  // out[r][c] for R rows of x from t and C rows of the weight from n.
+  // R rows of x from t, C rows of the weight from n. Unfinished sums are kept in `partial` until the range reaches K.
   template <int R, int C>
-  static void tile(const linear_call &call, int64_t t, int64_t n, const prefetch_share &share) {
+  static void tile(const linear_call &call, int64_t t, int64_t n, const column_range &range, float *partial) {
     floats sums[R][C];
-    unroll<R>([&](auto r) { unroll<C>([&](auto c) { sums[r][c] = L::zero(); }); });
-    const int64_t next_row = (n + weight_rows) * call.weight_stride;
-    const char *next = static_cast<const char *>(call.weight) + (next_row + share.start) * element;
+    const auto each = [](const auto &body) { unroll<R>([&](auto r) { unroll<C>([&](auto c) { body(r, c); }); }); };
+    each([&](auto r, auto c) { sums[r][c] = range.k0 == 0 ? L::zero() : L::load(partial + (r * C + c) * L::width); });
     const auto step = [&](const auto &load_x, const auto &load_weight) {
       floats w[C];
       unroll<C>([&](auto c) { w[c] = load_weight((n + c) * call.weight_stride); });
@@ -69,30 +71,66 @@ struct row_dots {
         unroll<C>([&](auto c) { sums[r][c] = L::fmadd(x, w[c], sums[r][c]); });
       });
     };
-    int64_t k = 0;
-    for (; k + L::width <= call.K; k += L::width) {
-      unroll<C>([&](auto c) { __builtin_prefetch(next + (c * call.weight_stride + (k >> share.shift)) * element); });
+    int64_t k = range.k0;
+    for (; k + L::width <= range.k_end; k += L::width) {
+      if (range.next != nullptr) {
+        const char *ahead = range.next + (k - range.k0) * element;
+        unroll<C>([&](auto c) { __builtin_prefetch(ahead + c * call.weight_stride * element); });
+      }
       step([&](const float *x) { return L::load(x + k); },
            [&](int64_t row) { return L::template load_as<dtype>(call.weight, row + k); });
+    }
+    if (range.k_end < call.K) {
+      each([&](auto r, auto c) { L::store(partial + (r * C + c) * L::width, sums[r][c]); });
+      return;
     }
     if (k < call.K) {
       step([&](const float *x) { return L::load_partial(x + k, call.K - k); },
            [&](int64_t row) { return L::template load_as_partial<dtype>(call.weight, row + k, call.K - k); });
     }
-    unroll<R>([&](auto r) {
-      unroll<C>([&](auto c) { call.out[(t + r) * call.out_stride + n + c] = L::sum(sums[r][c]); });
+    constexpr int vectors = (R * C + L::width - 1) / L::width;
+    alignas(64) float out[vectors * L::width];
+    unroll<vectors>([&](auto i) {
+      floats some[L::width];
+      unroll<L::width>([&](auto j) {
+        constexpr int at = i * L::width + j;
+        if constexpr (at < R * C) some[j] = sums[at / C][at % C];
+        else some[j] = L::zero();
+      });
+      L::store(out + i * L::width, L::sum_each(some));
     });
+    each([&](auto r, auto c) { call.out[(t + r) * call.out_stride + n + c] = out[r * C + c]; });
   }
 
-  // All rows of x × C rows of the weight.
-  template <int C>
-  static void all_rows(const linear_call &call, int64_t n) {
-    constexpr int R = L::width == 16 ? 4 : 2;
-    const int64_t passes = ceil_div(call.rows, R);
-    prefetch_share share{0, 63 - __builtin_clzll(static_cast<uint64_t>(passes))};
-    int64_t t = 0;
-    for (; t + R <= call.rows; t += R, share.start += call.K >> share.shift) tile<R, C>(call, t, n, share);
-    for (; t < call.rows; t++) tile<1, C>(call, t, n, share);
+  template <int R, int C>
+  static void tile_of(int64_t rows, const linear_call &call, int64_t t, int64_t n, const column_range &range, float *partial) {
+    if (rows == R) return tile<R, C>(call, t, n, range, partial);
+    if constexpr (R > 1) tile_of<R - 1, C>(rows, call, t, n, range, partial);
+  }
+
+  // All rows of x × rows n0 … n_end - 1 of the weight (at most span_rows), by ranges of columns of which the rows of x fit the
+  // first-level cache. The weights come from memory in the first pass over x and from the second-level cache in the others.
+  static void span(const linear_call &call, int64_t n0, int64_t n_end) {
+    const int64_t height = ceil_div(call.rows, ceil_div(call.rows, x_rows));
+    const auto place = [&](int64_t n, int64_t k) {
+      return static_cast<const char *>(call.weight) + (n * call.weight_stride + k) * element;
+    };
+    for (int64_t k0 = 0; k0 < call.K; k0 += depth) {
+      const int64_t k_end = smaller(call.K, k0 + depth);
+      float *partial = static_cast<float *>(thread_workspace());
+      for (int64_t t = 0; t < call.rows; t += height) {
+        const int64_t rows = smaller(height, call.rows - t);
+        int64_t n = n0;
+        for (; n + weight_rows <= n_end; n += weight_rows, partial += rows * weight_rows * L::width) {
+          const bool last = n + 2 * weight_rows > n_end;
+          const char *next = last ? place(k_end < call.K ? n0 : n_end, k_end < call.K ? k_end : 0) : place(n + weight_rows, k0);
+          tile_of<x_rows, weight_rows>(rows, call, t, n, {k0, k_end, t == 0 ? next : nullptr}, partial);
+        }
+        for (; n < n_end; n++, partial += rows * L::width) {
+          tile_of<x_rows, 1>(rows, call, t, n, {k0, k_end, nullptr}, partial);
+        }
+      }
+    }
   }
 
   static void add_bias(const linear_call &call, int64_t first, int64_t end) {
@@ -114,8 +152,7 @@ struct row_dots {
       int64_t n = first * weight_rows;
       const int64_t n_end = smaller(call.N, end * weight_rows);
       for (; call.rows == 1 && n < n_end; n++) one_row(call, n);
-      for (; n + weight_rows <= n_end; n += weight_rows) all_rows<weight_rows>(call, n);
-      for (; n < n_end; n++) all_rows<1>(call, n);
+      for (; n < n_end; n += span_rows) span(call, n, smaller(n_end, n + span_rows));
       add_bias(call, first * weight_rows, n_end);
     });
   }

@@ -35,6 +35,19 @@ struct lanes {
     v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
   }
+  // Lane i: sum(v[i]), added in the same order.
+  static floats sum_each(const floats (&v)[8]) {
+    floats halves[4], pairs[2];
+    unroll<4>([&](auto i) {
+      halves[i] = add(_mm256_permute2f128_ps(v[i], v[i + 4], 0x20), _mm256_permute2f128_ps(v[i], v[i + 4], 0x31));
+    });
+    unroll<2>([&](auto i) {
+      const floats a = halves[i], b = halves[i + 2];
+      pairs[i] = add(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+    });
+    const floats sums = add(_mm256_shuffle_ps(pairs[0], pairs[1], 0x88), _mm256_shuffle_ps(pairs[0], pairs[1], 0xdd));
+    return _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7));
+  }
   static float maximum(floats a) {
     __m128 v = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     v = _mm_max_ps(v, _mm_movehl_ps(v, v));

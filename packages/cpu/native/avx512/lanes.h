@@ -27,6 +27,24 @@ struct lanes {
   // The larger; where `value` is NaN, `so_far`.
   static floats max(floats value, floats so_far) { return _mm512_max_ps(value, so_far); }
   static float sum(floats a) { return _mm512_reduce_add_ps(a); }
+  // Lane i: sum(v[i]), added in the same order.
+  static floats sum_each(const floats (&v)[16]) {
+    floats halves[8], quarters[4], pairs[2];
+    unroll<8>([&](auto i) {
+      halves[i] = add(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
+    });
+    unroll<4>([&](auto i) {
+      const floats a = halves[i], b = halves[i + 4];
+      quarters[i] = add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    });
+    unroll<2>([&](auto i) {
+      const floats a = quarters[i], b = quarters[i + 2];
+      pairs[i] = add(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    });
+    const floats sums = add(_mm512_shuffle_ps(pairs[0], pairs[1], 0x88), _mm512_shuffle_ps(pairs[0], pairs[1], 0xdd));
+    const ints order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+    return _mm512_permutexvar_ps(order, sums);
+  }
   static float maximum(floats a) { return _mm512_reduce_max_ps(a); }
 
   static floats load(const float *p) { return _mm512_loadu_ps(p); }
