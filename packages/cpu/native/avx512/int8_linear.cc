@@ -2,7 +2,7 @@
 // the surplus 128 · (row sum of the weight) subtracted at the end (reference: Intel SDM, VPDPBUSD; the sums wrap modulo
 // 2^32, as they may). Floors: many rows: 2 · M · N · K / peak of VPDPBUSD; few rows: one read of the weights. Reached on 2
 // cores of a Zen 5 with 7 outlier columns, int8_quantize included: 512 rows 0.84 (4096 × 4096), 0.78 (1024 × 1024) of the
-// peak, without int8_quantize 0.87 and 0.80; 1 row 1.00 of a plain read, 8 rows 0.91 (1.08 × the time of 1 row).
+// peak, without int8_quantize 0.87 and 0.80; 1 row 1.00 of a plain read, 8 rows 0.91 (1.08 × the time of 1 row; K = 1024: 0.84).
 #include "int8_panels.h"
 #include "entries.h"
 #include "lanes.h"
@@ -23,11 +23,15 @@ void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t 
   constexpr int chains = rows == 1 ? 4 : rows <= 3 ? 2 : 1;
   __m512i sums[chains][rows][2];
   unroll<chains>([&](auto c) { unroll<rows>([&](auto r) { sums[c][r][0] = sums[c][r][1] = _mm512_setzero_si512(); }); });
+  // Behind the second block comes the next pair's first, behind the first one the second, which is being read: towards the end
+  // the next pair's second block is prefetched instead.
+  const int64_t turn = ahead < quads * 64 ? quads - ahead / 64 : quads, ahead_turned = ahead + 2 * (quads + 1) * 64;
   for (int64_t q = 0; q < quads; q += chains) {
+    const int64_t ahead0 = q < turn ? ahead : ahead_turned;
     unroll<chains>([&](auto c) {
       const int8_t *line0 = w0 + (q + c) * 64, *line1 = w1 + (q + c) * 64;
       const __m512i b0 = _mm512_load_si512(line0), b1 = _mm512_load_si512(line1);
-      _mm_prefetch(reinterpret_cast<const char *>(line0 + ahead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char *>(line0 + ahead0), _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char *>(line1 + ahead), _MM_HINT_T0);
       unroll<rows>([&](auto r) {
         int32_t quad;
