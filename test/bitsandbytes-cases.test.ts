@@ -2,7 +2,7 @@
  * What bitsandbytes' own tests ask of LLM.int8(), and what they leave out: the cases of the project's LLM.int8() notes,
  * section 3, A to E, G and H, under their numbers. docs/quality.md lists the cases that are dropped and those that ask
  * for more here. Vectors 66 to 75 by the reference maths are reference-maths.test.ts; offsets beyond 2^31 elements are
- * ops-cpu.test.ts. Over 400 lines because it is a list of 50 cases.
+ * ops-cpu.test.ts. One long file, because a list of numbered cases is read as a whole.
  */
 import '@metashard/cpu';
 import { mkdtempSync, rmSync } from 'node:fs';

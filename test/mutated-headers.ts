@@ -1,7 +1,7 @@
 /**
  * Safetensors files for the fuzz test: random valid ones, six kinds of mutation of their headers, and a naive reader
- * (JSON.parse and BigInt sums, written apart from the real one) that says what a file holds. Over 400 lines because the
- * damages are tables.
+ * (JSON.parse and BigInt sums, written apart from the real one) that says what a file holds. One long file,
+ * because the damages are tables, and a table is read as a whole.
  */
 import { uniformGenerator } from '@metashard/core';
 

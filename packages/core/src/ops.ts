@@ -1,9 +1,10 @@
 /**
- * The operations of metashard: names, codes, inputs, attributes, shape rules and scratch bounds, in one table. It is the TypeScript twin of
- * native/include/metashard/ops.def (a test compares the two). How an op computes is written once per backend, in a file of its name.
+ * The operations of metashard: names, codes, inputs, attributes, shape rules and scratch bounds, in one table. One long
+ * file, because a table is read as a whole. It is the TypeScript twin of native/include/metashard/ops.def (a test
+ * compares the two). How an op computes is written once per backend, in a file of its name.
  *
- * Activations are token-major, `[tokens, features]`, float32 unless said otherwise. An input with `?` may be absent (null).
- * float* means float32, float16 or bfloat16. Accumulation is in float32 or wider everywhere.
+ * Activations are token-major, `[tokens, features]`, float32 unless said otherwise. An input with `?` may be absent
+ * (null). float* means float32, float16 or bfloat16. Accumulation is in float32 or wider everywhere.
  */
 import { DTYPES, type DType } from './dtype.js';
 import { DtypeError, ShapeError } from './errors.js';
