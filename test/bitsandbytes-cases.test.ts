@@ -1,8 +1,8 @@
 /**
  * What bitsandbytes' own tests ask of LLM.int8(), and what they leave out: the cases of the project's LLM.int8() notes,
  * section 3, A to E, G and H, under their numbers. docs/quality.md lists the cases that are dropped and those that ask
- * for more here. Vectors 66 to 75 by the reference maths are reference-maths.test.ts; offsets beyond 2^31 elements are
- * ops-cpu.test.ts. One long file, because a list of numbered cases is read as a whole.
+ * for more here. Vectors 66 to 75 (int8-vectors.ts) by the reference maths are reference-maths.test.ts; offsets beyond
+ * 2^31 elements are ops-cpu.test.ts. One long file, because a list of numbered cases is read as a whole.
  */
 import '@metashard/cpu';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -21,7 +21,6 @@ import {
   int8WeightQuant,
   llmInt8Linear,
   loadSafetensors,
-  type NestedArray,
   randn,
   ShapeError,
   saveSafetensors,
@@ -31,10 +30,10 @@ import {
 } from '@metashard/core';
 import { Int8Params, Linear8bitLt, nn, Parameter } from '@metashard/meta';
 import { describe, expect, it } from 'vitest';
+import { half, halfSteps, LAYER, ROWS } from './int8-vectors.js';
 
 type Dtype = 'float32' | 'float16' | 'bfloat16';
 const DTYPES = ['float16', 'bfloat16', 'float32'] as const;
-const half = (values: NestedArray): Tensor => tensor(values, { dtype: 'float16' });
 const values = (t: Tensor | null | undefined): number[] => Array.from((t as Tensor).toFloat32Array());
 
 /** Whole numbers from -128 to 126 in int8. */
@@ -637,87 +636,19 @@ describe('E: the module', () => {
 });
 
 describe('G: vectors, by the cpu', () => {
-  it.each<[string, number[][], number, number[][], number[], number[]]>([
-    ['66', [[1.2, -0.5, -4.3, 1.2, -3.1, 0.8, 2.4, 5.4]], 0, [[28, -12, -101, 28, -73, 19, 56, 127]], [5.3984375], []],
-    ['67', [[127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5]], 0, [[127, 0, 2, 2, 0, -2, -2, 126]], [127], []],
-    [
-      '68',
-      [
-        [1, -2, 6, 0.5, 3, -5.99609375],
-        [0.25, 1.5, 0.1, -7.5, 0, 2],
-      ],
-      6,
-      [
-        [21, -42, 0, 0, 64, -127],
-        [16, 95, 0, 0, 0, 127],
-      ],
-      [5.99609375, 2],
-      [2, 3],
-    ],
-    [
-      '69',
-      [
-        [1, -2, 6, 0.5, 3, -5.99609375],
-        [0.25, 1.5, 0.1, -7.5, 0, 2],
-      ],
-      0,
-      [
-        [21, -42, 127, 11, 64, -127],
-        [4, 25, 2, -127, 0, 34],
-      ],
-      [6, 7.5],
-      [],
-    ],
-    [
-      '70',
-      [
-        [1, -2, 0.5, 5, 3, -1],
-        [0.25, 1.5, 0.1, -7.5, 0, 2],
-      ],
-      6,
-      [
-        [25, -51, 13, 0, 76, -25],
-        [16, 95, 6, 0, 0, 127],
-      ],
-      [5, 2],
-      [3],
-    ],
-    ['71', [[0.25, 1.5, 0.1, -7.5, 0, 2]], 6, [[16, 95, 6, 0, 0, 127]], [2], [3]],
-    ['72', [[8, -9, 7, 6]], 6, [[0, 0, 0, 0]], [0], [0, 1, 2, 3]],
-    ['72', [[0, 0, 0, 0]], 6, [[0, 0, 0, 0]], [0], []],
-  ])('%s', (_, rows, threshold, CA, SCA, columns) => {
-    const got = quantize(half(rows), threshold);
+  it.each(ROWS)('$name', ({ x, threshold, CA, SCA, columns }) => {
+    const got = quantize(half(x), threshold);
     expect([[...got.CA].map((q) => q + 0), [...got.SCA], got.columns]).toEqual([CA.flat(), SCA, columns]);
   });
 
-  const X = half([
-    [1, -2, 8, 0.5],
-    [0.25, 1.5, -0.5, 3],
-  ]);
-  const W = half([
-    [0.5, -1, 0.25, 2],
-    [1, 1, -1, 1],
-    [-0.125, 0.75, 0.5, -0.25],
-  ]);
-  const b = half([0.1, -0.2, 0.3]);
-  const ulps = (got: Tensor, want: number[][]): number => {
-    const bits = (t: Tensor): number[] =>
-      Array.from(t.toTypedArray() as Uint16Array, (x) => (x & 0x8000 ? -(x & 0x7fff) : x));
-    const expected = bits(half(want));
-    return Math.max(...bits(got).map((x, i) => Math.abs(x - (expected[i] as number))));
-  };
+  const [X, W, b] = [half(LAYER.x), half(LAYER.weight), half(LAYER.bias)];
 
   it('73 to 75: the layer, with and without outliers, and a row alone', () => {
     const layer = layerOf(W, b, { threshold: 6 });
-    const second = [4.58203125, 5.0703125, 0.40673828];
-    expect(ulps(layer.forward(X), [[5.6484375, -8.6875, 2.56640625], second])).toBeLessThanOrEqual(1);
-    const none = [
-      [5.6640625, -8.703125, 2.5546875],
-      [4.58203125, 5.06640625, 0.40869141],
-    ];
-    expect(ulps(layerOf(W, b, { threshold: 0 }).forward(X), none)).toBeLessThanOrEqual(1);
+    expect(halfSteps(layer.forward(X), LAYER.outWithOutliers)).toBeLessThanOrEqual(1);
+    expect(halfSteps(layerOf(W, b, { threshold: 0 }).forward(X), LAYER.outWithout)).toBeLessThanOrEqual(1);
     const alone = X.narrow(0, 1, 1);
-    expect(ulps(layer.forward(alone), none.slice(1))).toBeLessThanOrEqual(1);
+    expect(halfSteps(layer.forward(alone), LAYER.outWithout.slice(1))).toBeLessThanOrEqual(1);
     const { CB, SCB } = layer.weight as { CB: Tensor; SCB: Tensor };
     const options = { threshold: 6, outliers: 'per-row' } as const;
     expect(F.int8Linear(X, CB, SCB, b, options).narrow(0, 1, 1).toArray()).toEqual(
@@ -734,7 +665,7 @@ describe('G: vectors, by the cpu', () => {
       [0.62792969, -1.7578125, -0.25, 2.24804688],
       [2.22070312, 1.68359375, -1.74804688, 2.9375],
     ];
-    expect(ulps(layerOf(W, b, { threshold: 6 }).backward(X, g).gradInput, want)).toBeLessThanOrEqual(1);
+    expect(halfSteps(layerOf(W, b, { threshold: 6 }).backward(X, g).gradInput, want)).toBeLessThanOrEqual(1);
   });
 });
 

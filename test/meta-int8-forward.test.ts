@@ -6,6 +6,7 @@ import '@metashard/cpu';
 import { empty, randn, type Tensor, tensor } from '@metashard/core';
 import { Int8Params, Linear8bitLt, nn } from '@metashard/meta';
 import { describe, expect, it } from 'vitest';
+import { LAYER } from './int8-vectors.js';
 
 const values = (t: Tensor | null | undefined): number[] => Array.from((t as Tensor).toFloat32Array());
 
@@ -17,33 +18,17 @@ const worst = (a: Tensor, b: Tensor): number => {
 describe('forward and backward', () => {
   it('a worked example, with its integers: an outlier column, a row alone, outliers by row', () => {
     const layer = new Linear8bitLt(4, 3, { hasFp16Weights: false, threshold: 6, dtype: 'float16' });
-    const weight = [
-      [0.5, -1, 0.25, 2],
-      [1, 1, -1, 1],
-      [-0.125, 0.75, 0.5, -0.25],
-    ];
     layer.loadStateDict(
       new Map([
-        ['weight', tensor(weight)],
-        ['bias', tensor([0.1, -0.2, 0.3])],
+        ['weight', tensor(LAYER.weight)],
+        ['bias', tensor(LAYER.bias)],
       ]),
     );
     layer.to('cpu');
-    expect(layer.weight.CB?.toArray()).toEqual([
-      [32, -64, 16, 127],
-      [127, 127, -127, 127],
-      [-21, 127, 85, -42],
-    ]);
-    expect(layer.weight.SCB?.toArray()).toEqual([2, 1, 0.75]);
-    const x = [
-      [1, -2, 8, 0.5],
-      [0.25, 1.5, -0.5, 3],
-    ];
+    expect(layer.weight.CB?.toArray()).toEqual(LAYER.CB);
+    expect(layer.weight.SCB?.toArray()).toEqual(LAYER.SCB);
+    const { x, outWithOutliers: want } = LAYER;
     const out = layer.forward(tensor(x, { dtype: 'float16' })).toArray() as number[][];
-    const want = [
-      [5.6484375, -8.6875, 2.56640625],
-      [4.58203125, 5.0703125, 0.40673828],
-    ];
     for (const [t, row] of out.entries()) {
       for (const [n, y] of row.entries()) expect(y / (want[t]?.[n] as number)).toBeCloseTo(1, 2.7);
     }

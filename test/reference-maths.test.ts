@@ -12,7 +12,6 @@ import {
   int8VectorwiseQuant,
   int8WeightQuant,
   llmInt8Linear,
-  type NestedArray,
   ShapeError,
   type Tensor,
   tensor,
@@ -20,8 +19,8 @@ import {
 } from '@metashard/core';
 import '@metashard/cpu';
 import { describe, expect, it } from 'vitest';
+import { half, halfSteps, LAYER, ROWS } from './int8-vectors.js';
 
-const half = (values: NestedArray): Tensor => tensor(values, { dtype: 'float16' });
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
 
 /** CA, SCA and outlierCols as plain numbers. */
@@ -31,67 +30,8 @@ function quant(x: Tensor, threshold: number, options?: Parameters<typeof int8Vec
 }
 
 describe('int8VectorwiseQuant', () => {
-  it.each<[string, NestedArray, number, unknown[]]>([
-    ['66', [1.2, -0.5, -4.3, 1.2, -3.1, 0.8, 2.4, 5.4], 0, [[28, -12, -101, 28, -73, 19, 56, 127], [5.3984375], null]],
-    [
-      '67: half to even',
-      [127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5],
-      0,
-      [[127, 0, 2, 2, 0, -2, -2, 126], [127], null],
-    ],
-    [
-      '68',
-      [
-        [1, -2, 6, 0.5, 3, -5.99609375],
-        [0.25, 1.5, 0.1, -7.5, 0, 2],
-      ],
-      6,
-      [
-        [
-          [21, -42, 0, 0, 64, -127],
-          [16, 95, 0, 0, 0, 127],
-        ],
-        [5.99609375, 2],
-        [2, 3],
-      ],
-    ],
-    [
-      '69: without a threshold',
-      [
-        [1, -2, 6, 0.5, 3, -5.99609375],
-        [0.25, 1.5, 0.1, -7.5, 0, 2],
-      ],
-      0,
-      [
-        [
-          [21, -42, 127, 11, 64, -127],
-          [4, 25, 2, -127, 0, 34],
-        ],
-        [6, 7.5],
-        null,
-      ],
-    ],
-    [
-      '70: others in an outlier column count in the scale',
-      [
-        [1, -2, 0.5, 5, 3, -1],
-        [0.25, 1.5, 0.1, -7.5, 0, 2],
-      ],
-      6,
-      [
-        [
-          [25, -51, 13, 0, 76, -25],
-          [16, 95, 6, 0, 0, 127],
-        ],
-        [5, 2],
-        [3],
-      ],
-    ],
-    ['71: one row', [[0.25, 1.5, 0.1, -7.5, 0, 2]], 6, [[[16, 95, 6, 0, 0, 127]], [2], [3]]],
-    ['72: all outliers', [[8, -9, 7, 6]], 6, [[[0, 0, 0, 0]], [0], [0, 1, 2, 3]]],
-    ['72: a row of zeros', [[0, 0, 0, 0]], 6, [[[0, 0, 0, 0]], [0], []]],
-  ])('vector %s', (_, values, threshold, expected) => {
-    expect(quant(half(values), threshold)).toEqual(expected);
+  it.each(ROWS)('vector $name', ({ x, threshold, CA, SCA, columns }) => {
+    expect(quant(half(x), threshold)).toEqual([CA, SCA, threshold === 0 ? null : columns]);
   });
 
   it('per row: only the elements themselves leave, so rows do not depend on each other', () => {
@@ -255,36 +195,13 @@ describe('int8LinearMatmul and int8MmDequant', () => {
   });
 });
 
-const X = [
-  [1, -2, 8, 0.5],
-  [0.25, 1.5, -0.5, 3],
-];
-const W = [
-  [0.5, -1, 0.25, 2],
-  [1, 1, -1, 1],
-  [-0.125, 0.75, 0.5, -0.25],
-];
-const CB73 = [
-  [32, -64, 16, 127],
-  [127, 127, -127, 127],
-  [-21, 127, 85, -42],
-];
-
-/** Steps between two float16 numbers, as their bits count them. */
-function halfSteps(got: Tensor, expected: number[][]): number[] {
-  const bits = (t: Tensor): number[] =>
-    Array.from(t.toTypedArray() as Uint16Array, (b) => (b & 0x8000 ? -(b & 0x7fff) : b));
-  const want = bits(half(expected));
-  return bits(got).map((b, i) => Math.abs(b - (want[i] as number)));
-}
-
 describe('llmInt8Linear', () => {
-  const { CB, SCB } = int8WeightQuant(half(W));
-  const bias = half([0.1, -0.2, 0.3]);
+  const { CB, SCB } = int8WeightQuant(half(LAYER.weight));
+  const bias = half(LAYER.bias);
 
   it('73: end to end with outliers', () => {
-    expect([CB.toArray(), SCB.toArray()]).toEqual([CB73, [2, 1, 0.75]]);
-    const { out, CA, SCA, outlierCols, accumulators } = llmInt8Linear(half(X), CB, SCB, { threshold: 6, bias });
+    expect([CB.toArray(), SCB.toArray()]).toEqual([LAYER.CB, LAYER.SCB]);
+    const { out, CA, SCA, outlierCols, accumulators } = llmInt8Linear(half(LAYER.x), CB, SCB, { threshold: 6, bias });
     expect(CA.toArray()).toEqual([
       [64, -127, 0, 32],
       [11, 64, 0, 127],
@@ -295,36 +212,30 @@ describe('llmInt8Linear', () => {
       [12385, 25654, 2563],
     ]);
     expect(out.dtype).toBe('float16');
-    const expected = [
-      [5.6484375, -8.6875, 2.56640625],
-      [4.58203125, 5.0703125, 0.40673828],
-    ];
-    expect(Math.max(...halfSteps(out, expected))).toBeLessThanOrEqual(1);
+    expect(halfSteps(out, LAYER.outWithOutliers)).toBeLessThanOrEqual(1);
   });
 
   it('74: without a threshold', () => {
-    const { out, accumulators, outlierCols } = llmInt8Linear(half(X), CB, SCB, { threshold: 0, bias });
+    const { out, accumulators, outlierCols } = llmInt8Linear(half(LAYER.x), CB, SCB, { threshold: 0, bias });
     expect(accumulators.toArray()).toEqual([
       [5608, -17145, 6059],
       [12049, 28321, 778],
     ]);
     expect(outlierCols).toBeNull();
-    const expected = [
-      [5.6640625, -8.703125, 2.5546875],
-      [4.58203125, 5.06640625, 0.40869141],
-    ];
-    expect(Math.max(...halfSteps(out, expected))).toBeLessThanOrEqual(1);
+    expect(halfSteps(out, LAYER.outWithout)).toBeLessThanOrEqual(1);
   });
 
   it('75: a row alone differs per batch, and does not per row', () => {
-    const alone = half(X.slice(1));
+    const alone = half(LAYER.x.slice(1));
     const row = (t: Tensor): unknown => (t.toArray() as number[][]).at(-1);
     const options = { threshold: 6, bias };
     const perBatch = llmInt8Linear(alone, CB, SCB, options).out;
-    expect(Math.max(...halfSteps(perBatch, [[4.58203125, 5.06640625, 0.40869141]]))).toBeLessThanOrEqual(1);
-    expect(row(perBatch)).not.toEqual(row(llmInt8Linear(half(X), CB, SCB, options).out));
+    expect(halfSteps(perBatch, LAYER.outWithout.slice(1))).toBeLessThanOrEqual(1);
+    expect(row(perBatch)).not.toEqual(row(llmInt8Linear(half(LAYER.x), CB, SCB, options).out));
     const perRow = { ...options, outliers: 'per-row' } as const;
-    expect(row(llmInt8Linear(alone, CB, SCB, perRow).out)).toEqual(row(llmInt8Linear(half(X), CB, SCB, perRow).out));
+    expect(row(llmInt8Linear(alone, CB, SCB, perRow).out)).toEqual(
+      row(llmInt8Linear(half(LAYER.x), CB, SCB, perRow).out),
+    );
   });
 
   it('is the product of its parts, in every rank', () => {
