@@ -1,5 +1,10 @@
 /** How devices work together: threads, batches, block tables, memory, failures, aborts. On the shipped story model. */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { fileURLToPath } from 'node:url';
 import {
   ContextLengthError,
   DeviceMapError,
@@ -274,5 +279,34 @@ describe('failures', () => {
     const context = new DeviceContext(parseDevice('cpu:7'), 1000);
     expect(() => context.alloc(2000)).toThrow(OutOfMemoryError);
     context.close();
+  });
+});
+
+describe('resident memory', () => {
+  const MIB = 2 ** 20;
+  const run = (script: string, ...args: string[]): string =>
+    execFileSync(process.execPath, [fileURLToPath(new URL(script, import.meta.url)), ...args], { encoding: 'utf8' });
+  let folder: string;
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), 'metashard-resident-'));
+    const attention = { num_attention_heads: 12, num_key_value_heads: 4, num_hidden_layers: 6 };
+    const shape = { hidden_size: 768, intermediate_size: 2048, vocab_size: 16_000, max_position_embeddings: 1024 };
+    const config = join(folder, 'shape.json');
+    writeFileSync(config, JSON.stringify({ model_type: 'llama', hidden_act: 'silu', ...attention, ...shape }));
+    run('../bench/make-model.mjs', config, join(folder, 'model'));
+  });
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+  it.each([
+    { devices: ['cpu'], loadIn8bit: true },
+    { devices: ['cpu'], loadIn8bit: false },
+    { devices: ['cpu:0', 'cpu:1'], deviceMap: 'balanced', loadIn8bit: true },
+  ])('of a load and a full forward grows by the plan and at most 60 MB: %j', (options) => {
+    const all = JSON.stringify({ maxSeqLen: 512, maxBatchSize: 2, ...options });
+    const measured = JSON.parse(run('./resident-memory.mjs', join(folder, 'model'), all)) as Record<string, number>;
+    const { baselineBytes = 0, peakBytes = 0, plannedBytes = 0 } = measured;
+    expect(plannedBytes).toBeGreaterThan(100 * MIB);
+    expect(peakBytes - baselineBytes).toBeLessThanOrEqual(plannedBytes + 60e6);
+    expect(peakBytes - baselineBytes).toBeGreaterThan(0.8 * plannedBytes);
   });
 });

@@ -149,6 +149,8 @@ export interface NativeAddon {
     scales: Float64Array,
     float16First: boolean,
   ): number;
+  /** Gives back the windows that `loadWeight` keeps with the context; a later one takes them again. */
+  releaseLoading(context: ContextId): void;
 
   /**
    * Maps bytes of a file as a buffer of a host-addressable device, to be used in place; `offset` is a multiple of the page size. `kind` -1: not counted.

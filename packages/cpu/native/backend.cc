@@ -237,6 +237,15 @@ int memory_zero(ms_context *, ms_stream *, void *pointer, size_t bytes, ms_error
   });
 }
 
+// Nothing has run yet where parallel_for finds no memory: then the caller does it all.
+void run_tasks(int64_t tasks, void (*task)(void *context, int64_t index), void *context) {
+  try {
+    parallel_for(tasks, task, context);
+  } catch (const std::bad_alloc &) {
+    for (int64_t index = 0; index < tasks; index++) task(context, index);
+  }
+}
+
 struct op_entry {
   op_counts counts;
   const op_definition *definition;
@@ -312,6 +321,7 @@ const ms_backend_v1 backend = {
     .graph_end = nullptr,
     .graph_launch = nullptr,
     .graph_destroy = nullptr,
+    .parallel = run_tasks,
 };
 
 }  // namespace

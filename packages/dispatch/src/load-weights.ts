@@ -50,6 +50,7 @@ export class WeightLoader {
   close(): void {
     for (const file of this.#files.values()) native().closeFile(file);
     this.#files.clear();
+    native().releaseLoading(this.context.id);
   }
 
   #run(instruction: LoadInstruction): number {

@@ -45,6 +45,7 @@ constexpr Function kFunctions[] = {
     {"readFile", fn::read_file},
     {"closeFile", fn::close_file},
     {"loadWeight", fn::load_weight},
+    {"releaseLoading", fn::release_loading},
     {"mapFile", fn::map_file},
     {"advise", fn::advise},
     {"openFeed", fn::open_feed},

@@ -51,6 +51,7 @@ napi_value advise(Call &call);
 
 // load_weight.cc
 napi_value load_weight(Call &call);
+napi_value release_loading(Call &call);
 
 // weight_feed.cc
 napi_value open_feed(Call &call);

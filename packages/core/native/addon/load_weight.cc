@@ -1,14 +1,17 @@
 // Weights from a file into device memory: read in windows of rows, converted, quantized or packed on the device, never through
-// JavaScript. Two windows, so that a thread reads the next rows while the device works on these.
+// JavaScript. A backend with threads of its own reads and places windows on all of them at once; for others a thread reads the
+// next window while the device works on this one.
 //
 // Which rows and bytes belong to which tensor is the caller's knowledge; here they are only checked against file and
 // destination.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "file.h"
 #include "functions.h"
@@ -20,6 +23,10 @@ namespace {
 
 // Big enough for the disk, small enough that a window just read is still in a cache when the device's threads turn to it.
 constexpr size_t kWindowBytes = size_t{4} << 20;
+// A window of one of many threads stays in that processor's second-level cache until it is placed.
+constexpr size_t kTaskWindowBytes = size_t{512} << 10;
+// What one thread places at a time: about a huge page, so that two threads seldom touch a fresh one first.
+constexpr size_t kTaskBytes = size_t{4} << 20;
 // Packed blocks have 16 rows: windows of whole blocks stay one contiguous range in the destination.
 constexpr int64_t kWindowRowStep = 16;
 
@@ -48,9 +55,9 @@ struct Load {
     if (mode == Mode::int8) return destination.tensor.layout == MS_PACKED_INT8 ? MS_OP_pack_int8 : 0;
     return destination.tensor.dtype == dtype ? 0 : MS_OP_cast;
   }
-  // Rows of a window: a multiple of 16, at least 16, or all.
-  int64_t window_rows() const {
-    const auto fitting = static_cast<int64_t>(kWindowBytes / std::max<uint64_t>(row_bytes(), 1));
+  // Rows of a window of so many bytes: a multiple of 16, at least 16, or all.
+  int64_t window_rows(size_t window_bytes = kWindowBytes) const {
+    const auto fitting = static_cast<int64_t>(window_bytes / std::max<uint64_t>(row_bytes(), 1));
     return std::min(rows, std::max(kWindowRowStep, fitting / kWindowRowStep * kWindowRowStep));
   }
 };
@@ -300,6 +307,70 @@ void load_windows(const Load &load) {
   }
 }
 
+// One weight as tasks of a backend's threads. Needs a host-addressable device whose ops take no scratch here.
+class LoadTasks {
+ public:
+  explicit LoadTasks(const Load &load) : load_(load), rows_(load.window_rows(kTaskBytes)) {}
+
+  // Throws what a task threw; the tasks after it have done nothing then.
+  void run() {
+    const auto call = [](void *self, int64_t index) { static_cast<LoadTasks *>(self)->task(index); };
+    load_.context->api().parallel((load_.rows + rows_ - 1) / rows_, call, this);
+    if (error_ != nullptr) std::rethrow_exception(error_);
+  }
+
+ private:
+  void task(int64_t index) noexcept {
+    if (failed_.load(std::memory_order_relaxed)) return;
+    try {
+      const int64_t first = index * rows_;
+      place(first, std::min(first + rows_, load_.rows));
+    } catch (...) {
+      if (!failed_.exchange(true)) error_ = std::current_exception();
+    }
+  }
+
+  // Rows first … end - 1, window by window; bytes that need no work go straight to their place.
+  void place(int64_t first, int64_t end) {
+    if (load_.op() == 0) return read_rows(first, end - first, destination_rows(load_, first, end - first).data);
+    const int64_t step = load_.window_rows(kTaskWindowBytes);
+    std::vector<std::byte> window = take_window(static_cast<size_t>(step) * load_.row_bytes());
+    for (; first < end; first += step) {
+      const int64_t rows = std::min(step, end - first);
+      read_rows(first, rows, window.data());
+      ms_op_call call = window_call(load_, window.data(), first, rows);
+      run_op(*load_.context, call);
+    }
+    LoadingMemory &loading = load_.context->loading;
+    const std::lock_guard lock(loading.idle_mutex);
+    loading.idle_windows.push_back(std::move(window));
+  }
+
+  void read_rows(int64_t first, int64_t rows, void *to) {
+    load_.file->read(load_.offset + static_cast<uint64_t>(first) * load_.row_bytes(), to,
+                     static_cast<uint64_t>(rows) * load_.row_bytes());
+  }
+
+  std::vector<std::byte> take_window(size_t bytes) {
+    LoadingMemory &loading = load_.context->loading;
+    std::vector<std::byte> window;
+    {
+      const std::lock_guard lock(loading.idle_mutex);
+      if (!loading.idle_windows.empty()) {
+        window = std::move(loading.idle_windows.back());
+        loading.idle_windows.pop_back();
+      }
+    }
+    if (window.size() < bytes) window.resize(bytes);
+    return window;
+  }
+
+  const Load &load_;
+  const int64_t rows_;
+  std::atomic<bool> failed_{false};
+  std::exception_ptr error_;
+};
+
 // Nothing to read: rows without columns quantize to scales of 0 and pack to blocks of row sums 0.
 void load_nothing(const Load &load) {
   Context &context = *load.context;
@@ -321,12 +392,21 @@ napi_value load_weight(Call &call) {
   const std::lock_guard lock(load.context->in_use);
   if (load.total_bytes() == 0) {
     load_nothing(load);
+  } else if (load.context->host_addressable() && load.context->api().parallel != nullptr) {
+    LoadTasks(load).run();
   } else if (load.op() == 0 && load.context->host_addressable()) {
     load.file->read(load.offset, load.destination.tensor.data, load.total_bytes());
   } else {
     load_windows(load);
   }
   return call.number(static_cast<double>(load.total_bytes()));
+}
+
+napi_value release_loading(Call &call) {
+  const ContextRef context = contexts().get(call.id(0, "context"), "context");
+  const std::lock_guard lock(context->in_use);
+  context->loading.release(*context);
+  return nullptr;
 }
 
 }  // namespace exported

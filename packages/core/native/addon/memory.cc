@@ -90,6 +90,11 @@ void GrowingMemory::release(Context &context) noexcept {
   bytes_ = 0;
 }
 
+void LoadingMemory::release(Context &context) noexcept {
+  for (GrowingMemory *memory : {&windows[0], &windows[1], &staging, &scratch}) memory->release(context);
+  idle_windows.clear();
+}
+
 Context::Context(const Backend &backend, int32_t device, uint64_t budget)
     : backend(backend), device(device), accounting(budget) {
   ms_error error{};
@@ -107,9 +112,7 @@ Context::Context(const Backend &backend, int32_t device, uint64_t budget)
 Context::~Context() {
   ms_error ignored{};
   api().stream_synchronize(handle, stream, &ignored);
-  for (GrowingMemory *memory : {&loading.windows[0], &loading.windows[1], &loading.staging, &loading.scratch}) {
-    memory->release(*this);
-  }
+  loading.release(*this);
   api().stream_destroy(handle, stream);
   api().context_close(handle);
 }

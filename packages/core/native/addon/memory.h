@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <unordered_set>
+#include <vector>
 
 #include "id_table.h"
 #include "registry.h"
@@ -66,6 +67,11 @@ struct LoadingMemory {
   GrowingMemory windows[2];
   GrowingMemory staging;
   GrowingMemory scratch;
+  // Windows of the threads of a backend that has some, those at work excepted. Any of these threads takes one, and puts it back.
+  std::vector<std::vector<std::byte>> idle_windows;
+  std::mutex idle_mutex;
+  // Not while weights are loaded.
+  void release(Context &context) noexcept;
 };
 
 class Context {

@@ -152,6 +152,10 @@ typedef struct ms_backend_v1 {
   int (*graph_end)(ms_context *context, ms_stream *stream, ms_graph **graph, ms_error *error);
   int (*graph_launch)(ms_context *context, ms_stream *stream, ms_graph *graph, ms_error *error);
   void (*graph_destroy)(ms_context *context, ms_graph *graph);
+
+  // (optional: NULL) Runs task(context, 0) … task(context, tasks - 1) on the backend's own threads, the caller's among them;
+  // returns when all are done. A backend that has it takes op_run on one context from several such tasks at once.
+  void (*parallel)(int64_t tasks, void (*task)(void *context, int64_t index), void *context);
 } ms_backend_v1;
 
 // The one exported symbol of a backend.
