@@ -92,6 +92,26 @@ describe('BLOOM-176B', () => {
     expect(plan).toThrow(/cuda:\d needs \d+\.\d GiB, 40\.0 GiB available/);
   });
 
+  it.each([1, 4, 8])('needs no more over %i devices than the fullest of them takes', (count) => {
+    for (const deviceMap of ['auto', 'balanced', 'sequential'] as const) {
+      const plan = (bytes: number) => planRecorded(recorded, gpus(count, bytes), { deviceMap, model: 'bloom' }).plan;
+      let [tooLittle, enough] = [0, 256 * 2 ** 30];
+      while (enough - tooLittle > 2 ** 20) {
+        const middle = Math.floor((tooLittle + enough) / 2);
+        try {
+          plan(middle);
+          enough = middle;
+        } catch (error) {
+          expect(error).toBeInstanceOf(InsufficientMemoryError);
+          tooLittle = middle;
+        }
+      }
+      const least = Math.min(...plan(enough).devices.map(({ freeBytes }) => freeBytes));
+      expect(least, deviceMap).toBeGreaterThanOrEqual(0);
+      expect(least, deviceMap).toBeLessThan(2 ** 21);
+    }
+  });
+
   it('gives the times of building, recording and planning (reported, not asserted)', () => {
     const time = (run: () => unknown): number => {
       const runs = Array.from({ length: 20 }, () => {

@@ -7,7 +7,7 @@ import { DATASHEET_COSTS, expectedUse, stageMs, workOf } from './costs.js';
 import { canonicalDeviceMap, deviceOfOps, longestPrefix, type Placement } from './device-map.js';
 import type { DeviceBudget } from './devices.js';
 import { doesNotFit } from './does-not-fit.js';
-import { loadStagingBytes, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
+import { loadStagingBytes, planArena, STEPS_IN_FLIGHT, samplingBytes } from './memory-plan.js';
 import {
   balancedLow0Partition,
   balancedPartition,
@@ -63,11 +63,12 @@ export function placeExplicitly({ deviceMap, modulePaths, devices }: PlanRequest
   };
 }
 
-export function placeByStrategy(request: PlanRequest, facts: ProgramFacts): PlacedOps {
+/** `spareBytes`: left to every device beside what this file counts on. Throws InsufficientMemoryError. */
+export function placeByStrategy(request: PlanRequest, facts: ProgramFacts, spareBytes = 0): PlacedOps {
   const { program, blockPaths } = request;
   const devices = request.devices.filter(({ name }) => name !== 'disk');
   const units = unitsOf(facts, blockPaths);
-  const overhead = perDeviceOverhead(request, facts, units);
+  const overhead = perDeviceOverhead({ ...request, devices }, facts, units) + spareBytes;
   const capacities = devices.map((device) => device.budgetBytes - device.reserveBytes - overhead);
   const ranges = new UnitRanges(facts, units);
   const place = (capacities: readonly number[]) =>
@@ -245,7 +246,18 @@ function placementDevices(
   });
 }
 
-/** Bytes every device may need besides weights and cache, whatever its units are: an upper bound; the exact figure follows from the segments. */
+/** What all ops take in turn on one device: whatever run of units a device has, it needs hardly more. */
+function wholeArenaBytes(facts: ProgramFacts): number {
+  let bytes = wholeArenas.get(facts);
+  if (bytes === undefined) {
+    bytes = planArena(facts, facts.program.ops, new Set()).bytes;
+    wholeArenas.set(facts, bytes);
+  }
+  return bytes;
+}
+const wholeArenas = new WeakMap<ProgramFacts, number>();
+
+/** Bytes every device may need besides weights and cache, whatever its units are; the exact figure follows from the segments. */
 function perDeviceOverhead(
   { program, devices, dims, vocabSize, maxSeqLen }: PlanRequest,
   facts: ProgramFacts,
@@ -277,12 +289,6 @@ function perDeviceOverhead(
     sampling.scratch,
   );
   const staging = Math.max(...devices.map(({ name }) => loadStagingBytes(name)));
-  return (
-    staging +
-    largest((unit) => unit.activationsBytes) +
-    (STEPS_IN_FLIGHT + 2) * crossing +
-    inputs +
-    sampling.activations +
-    scratch
-  );
+  const inbox = devices.length > 1 ? STEPS_IN_FLIGHT * crossing : 0;
+  return staging + wholeArenaBytes(facts) + inbox + inputs + sampling.activations + scratch;
 }

@@ -9,7 +9,7 @@ import type { DeviceBudget } from './devices.js';
 import { shortOfMemory } from './does-not-fit.js';
 import { type DeviceMemory, loadStagingBytes, planDeviceMemory, samplingBytes } from './memory-plan.js';
 import { blockOf } from './partition.js';
-import { placeByStrategy, placeExplicitly } from './place-ops.js';
+import { type PlacedOps, placeByStrategy, placeExplicitly } from './place-ops.js';
 import type { Objective } from './placement.js';
 import type { DeviceMap, DevicePlan, PlanDevice, Strategy } from './plan.js';
 import { moduleBytes } from './plan-modules.js';
@@ -50,22 +50,9 @@ export interface PlannedProgram {
 
 /** Throws DeviceMapError (a map that names no module or leaves parameters out), InsufficientMemoryError. */
 export function planProgram(request: PlanRequest): PlannedProgram {
-  const { program, dims, devices } = request;
+  const { program, dims } = request;
   const facts = ProgramFacts.of(program, dims);
-  const explicit = typeof request.deviceMap === 'object';
-  const placed = explicit ? placeExplicitly(request, facts) : placeByStrategy(request, facts);
-  const segments = cutSegments(facts, placed.deviceOfOp);
-  const streams = { ops: placed.streamedOps, blockOf: (module: string) => blockOf(module, request.blockPaths) };
-  const used = [...new Set(segments.map((segment) => segment.device))];
-  const memory = new Map(used.map((device) => [device, planDeviceMemory(facts, segments, device, streams)]));
-  const planned = devices
-    .filter(({ name }) => name !== 'disk')
-    .map((device) => describeDevice(request, facts, device, memory, segments));
-  const disk = devices.find(({ name }) => name === 'disk');
-  const streamedOps = opsThatStream(facts, segments, memory, placed.streamedOps);
-  if (disk !== undefined && [...streamedOps.values()].includes('disk'))
-    planned.push(describeDisk(disk, memory, request.costs ?? DATASHEET_COSTS));
-  checkBudgets(program, planned);
+  const { placed, segments, memory, devices, streamedOps } = layOutWithinBudgets(request, facts);
   const plan: DevicePlan = {
     version: 1,
     model: request.model,
@@ -76,7 +63,7 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     maxSeqLen: request.maxSeqLen,
     maxBatchSize: request.maxBatchSize,
     segments: segments.flatMap((segment) => planSegments(facts, segment, streamedOps)),
-    devices: planned,
+    devices,
     modules: moduleBytes(facts, request.blockPaths, segments, streamedOps),
     skipped: request.skipped ?? [],
     offloaded: Object.entries(placed.deviceMap).flatMap(([module, value]) => {
@@ -87,6 +74,51 @@ export function planProgram(request: PlanRequest): PlannedProgram {
     ignoredConfigFields: request.ignoredConfigFields ?? [],
   };
   return { plan, segments, memory };
+}
+
+interface LaidOut {
+  placed: PlacedOps;
+  segments: Segment[];
+  memory: Map<DeviceName, DeviceMemory>;
+  devices: PlanDevice[];
+  /** Where the weights of streamed ops lie. */
+  streamedOps: ReadonlyMap<number, DeviceName>;
+}
+
+const MOST_TRIES = 8;
+
+/** A strategy counts activations before it knows the segments; what it missed, it leaves free the next time. */
+function layOutWithinBudgets(request: PlanRequest, facts: ProgramFacts): LaidOut {
+  if (typeof request.deviceMap === 'object') {
+    const laid = layOut(request, facts, placeExplicitly(request, facts));
+    checkBudgets(request.program, laid.devices);
+    return laid;
+  }
+  for (let spareBytes = 0, tries = 1; ; tries++) {
+    const laid = layOut(request, facts, placeByStrategy(request, facts, spareBytes));
+    const missing = Math.max(0, ...laid.devices.map(({ freeBytes }) => -freeBytes));
+    if (missing === 0 || tries === MOST_TRIES) {
+      checkBudgets(request.program, laid.devices);
+      return laid;
+    }
+    spareBytes += missing;
+  }
+}
+
+/** Segments, and every device's bytes to the last. */
+function layOut(request: PlanRequest, facts: ProgramFacts, placed: PlacedOps): LaidOut {
+  const segments = cutSegments(facts, placed.deviceOfOp);
+  const streams = { ops: placed.streamedOps, blockOf: (module: string) => blockOf(module, request.blockPaths) };
+  const used = [...new Set(segments.map((segment) => segment.device))];
+  const memory = new Map(used.map((device) => [device, planDeviceMemory(facts, segments, device, streams)]));
+  const devices = request.devices
+    .filter(({ name }) => name !== 'disk')
+    .map((device) => describeDevice(request, facts, device, memory, segments));
+  const disk = request.devices.find(({ name }) => name === 'disk');
+  const streamedOps = opsThatStream(facts, segments, memory, placed.streamedOps);
+  if (disk !== undefined && [...streamedOps.values()].includes('disk'))
+    devices.push(describeDisk(disk, memory, request.costs ?? DATASHEET_COSTS));
+  return { placed, segments, memory, devices, streamedOps };
 }
 
 function describeDevice(
