@@ -1,36 +1,44 @@
 /**
- * A model larger than the memory it gets: greedy tokens and their time with weights in memory, streamed with the page cache hot, and streamed in a memory group that
- * counts the page cache (cgroup v1; skipped where none can be made). Prints the bytes read per token from the process's own I/O counters.
+ * A model larger than the memory it gets: greedy tokens and their time with weights in memory, streamed from disk with the page cache hot, streamed with all of it read
+ * from the disk for every token, and streamed in memory groups that count the page cache. The bytes read are the process's own I/O counters; the disk's speed is that of
+ * one cold sequential read of the same bytes before and after each run.
  *
- *   node bench/offload.mjs MODEL [--limits 2600MB,1500MB,800MB] [--tokens 16]
+ *   node bench/offload.mjs MODEL [--limits 2600MB,1500MB,800MB,500MB] [--tokens 16] [--rounds 3] [--parts cold,groups] [--folder DIR] [--process 200MB]
  */
-import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { loadModel, packStore, parseBytes } from 'metashard';
+import { ADVICE, DeviceContext, loadModel, native, packStore, parseBytes, parseDevice, planModel } from 'metashard';
+import { runInMemoryGroup } from './memory-group.mjs';
 import { median } from './statistics.mjs';
 import { markdownTable } from './table.mjs';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    limits: { type: 'string', default: '2600MB,1500MB,800MB' },
+    limits: { type: 'string', default: '2600MB,1500MB,800MB,500MB' },
     tokens: { type: 'string', default: '16' },
+    rounds: { type: 'string', default: '3' },
+    parts: { type: 'string', default: 'cold,groups' },
+    folder: { type: 'string', default: join(tmpdir(), 'metashard-bench') },
+    process: { type: 'string', default: '200MB' },
     run: { type: 'string' },
   },
 });
 const [model] = positionals;
 if (model === undefined) throw new Error('usage: node bench/offload.mjs MODEL');
-const offloadFolder = join(tmpdir(), 'metashard-bench', 'stores');
-const base = { loadIn8bit: true, maxSeqLen: 128, offloadFolder };
+const base = { loadIn8bit: true, maxSeqLen: 128, offloadFolder: join(values.folder, 'stores') };
+const ON_DISK = { devices: ['cpu', 'disk'], deviceMap: { '': 'disk' } };
+/** What a process of Node takes beside the model, and pages the kernel keeps for itself. */
+const PROCESS_BYTES = parseBytes(values.process);
+const PIECE_BYTES = 8 * 2 ** 20;
 
 /** Bytes this process had the disk read. */
 const bytesRead = () => Number(/^read_bytes: (\d+)$/m.exec(readFileSync('/proc/self/io', 'utf8'))[1]);
 
-/** One run in this process: ids, milliseconds a token (median after the first), bytes read a token. */
+/** One run in this process: ids, milliseconds a token (median and worst after the first), bytes read a token. */
 async function measure(options) {
   const started = performance.now();
   const loaded = await loadModel(model, { ...base, ...options });
@@ -48,62 +56,113 @@ async function measure(options) {
     last = performance.now();
     before = bytesRead();
   }
-  const disk = loaded.plan.devices.find((device) => device.name === 'disk')?.weightsBytes ?? 0;
+  const diskBytes = loaded.plan.devices.find((device) => device.name === 'disk')?.weightsBytes ?? 0;
   await loaded.dispose();
-  return { ids, loadMs, tokenMs: median(times.slice(1)), readBytes: median(read.slice(1)), diskBytes: disk };
+  const rest = times.slice(1);
+  return {
+    ids,
+    loadMs,
+    tokenMs: median(rest),
+    worstMs: Math.max(...rest),
+    readBytes: median(read.slice(1)),
+    diskBytes,
+  };
 }
 
-/** This script with one configuration, in a memory group of `limit` bytes; null where none can be made. */
-function measureCapped(options, limit) {
-  const command = [fileURLToPath(import.meta.url), model, '--tokens', values.tokens, '--run', JSON.stringify(options)];
-  const group = `/sys/fs/cgroup/memory/metashard-bench-${process.pid}`;
-  try {
-    mkdirSync(group);
-    writeFileSync(`${group}/memory.limit_in_bytes`, String(limit));
-  } catch {
-    if (existsSync(group)) rmdirSync(group);
-    return null;
+/** Milliseconds to read the first `bytes` of a file once, none of it in the page cache; afterwards none is, either. */
+function coldReadMs(path, bytes) {
+  const addon = native();
+  const context = new DeviceContext(parseDevice('cpu:0'));
+  const file = addon.openFile(path);
+  const mapped = addon.mapFile(context.id, file, 0, addon.fileBytes(file), -1);
+  addon.advise(mapped, 0, addon.fileBytes(file), ADVICE.release);
+  const started = performance.now();
+  for (let at = 0; at < bytes; at += PIECE_BYTES)
+    addon.advise(mapped, at, Math.min(PIECE_BYTES, bytes - at), ADVICE.populate);
+  const ms = performance.now() - started;
+  addon.advise(mapped, 0, bytes, ADVICE.release);
+  addon.closeFile(file);
+  context.close();
+  return ms;
+}
+
+/** Everything on disk and room for the window alone: every token reads all of it. Its time, and that over a plain read's. */
+async function measureCold(store) {
+  const plan = await planModel(model, { ...base, ...ON_DISK });
+  const [cpu, disk] = ['cpu:0', 'disk'].map((name) => plan.devices.find((device) => device.name === name));
+  const options = { ...ON_DISK, maxMemory: { cpu: cpu.budgetBytes - cpu.freeBytes } };
+  const rounds = [];
+  for (let round = 0; round < Number(values.rounds); round++) {
+    const before = coldReadMs(store, disk.weightsBytes);
+    const run = await measure(options);
+    const readMs = (before + coldReadMs(store, disk.weightsBytes)) / 2;
+    rounds.push({ ...run, readMs, ratio: run.tokenMs / readMs });
   }
-  const { stdout, stderr, status, signal } = spawnSync(
-    'sh',
-    ['-c', `echo $$ > ${group}/cgroup.procs; exec "$@"`, 'sh', process.execPath, ...command],
-    {
-      encoding: 'utf8',
-    },
-  );
-  rmdirSync(group);
-  if (status !== 0) throw new Error(`ended with ${signal ?? status}: ${stderr.slice(-600)}`);
-  return JSON.parse(stdout);
+  return rounds.toSorted((a, b) => a.ratio - b.ratio)[rounds.length >> 1];
 }
 
-if (values.run !== undefined) {
-  process.stdout.write(JSON.stringify(await measure(JSON.parse(values.run))));
-} else {
+/** In memory and on disk with the page cache hot, in turns: the middle round by the ratio of the two. */
+async function measureHot() {
+  const rounds = [];
+  for (let round = 0; round < Number(values.rounds); round++) {
+    const resident = await measure({ devices: ['cpu'] });
+    rounds.push({ resident, hot: await measure(ON_DISK) });
+  }
+  const ratio = ({ resident, hot }) => hot.tokenMs / resident.tokenMs;
+  return rounds.toSorted((a, b) => ratio(a) - ratio(b))[rounds.length >> 1];
+}
+
+/** This script with one configuration in a memory group of `limit` bytes. */
+function measureCapped(store, options, limit) {
+  coldReadMs(store, 0); // what this process has read is not counted to the group's
+  const own = [fileURLToPath(import.meta.url), model, '--tokens', values.tokens, '--folder', values.folder];
+  const { output, reason } = runInMemoryGroup(limit, [process.execPath, ...own, '--run', JSON.stringify(options)]);
+  return output === undefined ? { reason } : JSON.parse(output);
+}
+
+function cells(name, row, resident) {
+  if (row.reason !== undefined) return [name, row.reason];
+  return [
+    name,
+    (row.diskBytes / 1e9).toFixed(2),
+    row.tokenMs.toFixed(1),
+    row.worstMs.toFixed(1),
+    (row.readBytes / 1e9).toFixed(2),
+    row.readMs === undefined ? '' : `${row.readMs.toFixed(1)} (${(row.diskBytes / row.readMs / 1e6).toFixed(2)} GB/s)`,
+    row.ratio !== undefined
+      ? `${row.ratio.toFixed(2)} × the read`
+      : `${(row.tokenMs / resident.tokenMs).toFixed(2)} × in memory`,
+    row.ids.join() === resident.ids.join() ? 'yes' : 'NO',
+  ];
+}
+
+async function main() {
+  const parts = values.parts.split(',');
+  const store = await packStore(model, base);
+  const opened = performance.now();
   await packStore(model, base);
-  const resident = await measure({ devices: ['cpu'] });
-  const rows = [['in memory, from the packed store', resident]];
-  rows.push([
-    'every block on disk, page cache hot',
-    await measure({ devices: ['cpu', 'disk'], deviceMap: { '': 'disk' } }),
-  ]);
-  for (const limit of values.limits.split(',')) {
+  console.log(`finding and checking the store: ${(performance.now() - opened).toFixed(1)} ms`);
+  const { resident, hot } = await measureHot();
+  const rows = [cells('in memory, from the packed store', resident, resident)];
+  rows.push(cells('every block on disk, page cache hot', hot, resident));
+  if (parts.includes('cold')) rows.push(cells('every block on disk, cold', await measureCold(store), resident));
+  for (const limit of parts.includes('groups') ? values.limits.split(',') : []) {
     const bytes = parseBytes(limit);
-    // What a process of Node takes beside the model, and pages the kernel keeps for itself.
-    const cpu = bytes - 200e6;
-    const capped = measureCapped({ devices: ['cpu', 'disk'], maxMemory: { cpu }, deviceMap: 'auto' }, bytes);
-    rows.push([`memory group of ${limit}`, capped]);
+    const options = { devices: ['cpu', 'disk'], maxMemory: { cpu: bytes - PROCESS_BYTES }, deviceMap: 'auto' };
+    rows.push(cells(`memory group of ${limit}`, measureCapped(store, options, bytes), resident));
   }
-  const cells = rows.map(([name, row]) =>
-    row === null
-      ? [name, 'no memory group can be made', '', '', '', '']
-      : [
-          name,
-          (row.diskBytes / 1e9).toFixed(2),
-          row.tokenMs.toFixed(1),
-          (row.tokenMs / resident.tokenMs).toFixed(2),
-          (row.readBytes / 1e9).toFixed(2),
-          String(row.ids.join() === resident.ids.join()),
-        ],
-  );
-  console.log(markdownTable(['', 'on disk, GB', 'ms a token', '× in memory', 'GB read a token', 'same tokens'], cells));
+  const header = [
+    '',
+    'on disk, GB',
+    'ms a token',
+    'worst',
+    'GB read a token',
+    'a cold read of them, ms',
+    '',
+    'same tokens',
+  ];
+  console.log(markdownTable(header, rows));
 }
+
+if (values.run !== undefined) process.stdout.write(JSON.stringify(await measure(JSON.parse(values.run))));
+else await main();

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import {
+  CheckpointError,
   DeviceContext,
   guardNative,
   MEMORY_KINDS,
@@ -58,13 +59,15 @@ export function packModel(
     { layout: STORE_LAYOUT, version: STORE_VERSION, source, tensors: named, checksums: [] },
     dataBytes,
   );
-  const descriptor = openSync(temporary, 'wx+');
+  const descriptor = openTemporary(temporary);
   const context = new DeviceContext(parseDevice('cpu:0'));
+  let tensor = 'its header';
   try {
     writeAll(descriptor, bytes, 0);
     let written = 0;
     const write = (id: TensorId, buffer: number): void => {
       const { name } = program.tensors[id] as ProgramTensor;
+      tensor = name as string;
       const stored = header.tensors[name as string] as { offset: number; nbytes: number };
       copyOut(buffer, stored.nbytes, descriptor, stored.offset);
       written += stored.nbytes;
@@ -80,11 +83,30 @@ export function packModel(
     return target;
   } catch (error) {
     rmSync(temporary, { force: true });
-    throw error;
+    throw namingFile(error, target, tensor);
   } finally {
     closeSync(descriptor);
     context.close();
   }
+}
+
+function openTemporary(file: string): number {
+  try {
+    return openSync(file, 'wx+');
+  } catch (error) {
+    throw namingFile(error, file, 'its header');
+  }
+}
+
+/** What the file system says (a full disk, a folder that may not be written) as a typed error; others as they are. */
+function namingFile(error: unknown, file: string, tensor: string): unknown {
+  if (!(error instanceof Error) || !('syscall' in error)) return error;
+  return new CheckpointError(`${file}: packed store: ${tensor} cannot be written: ${error.message}`, {
+    code: 'store_unwritable',
+    hint: 'make room, or name another folder with offload_folder; nothing was left behind',
+    details: { file, tensor },
+    cause: error,
+  });
 }
 
 function packTensors(

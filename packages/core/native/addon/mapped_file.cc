@@ -146,7 +146,7 @@ Mapping::Mapping(std::shared_ptr<File> file, uint64_t offset, uint64_t bytes) : 
   if (offset % page_bytes != 0) MS_REFUSE("mapFile: expected an offset that %zu divides, got %llu", static_cast<size_t>(page_bytes), static_cast<unsigned long long>(offset));
   watch_bus_errors();
   slot_ = take_slot(this);
-  void *at = mmap(nullptr, std::max<uint64_t>(bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file_->descriptor(), static_cast<off_t>(offset));
+  void *at = map(nullptr, 0);
   if (at == MAP_FAILED) {
     const int error = errno;
     const std::lock_guard lock(slots_mutex);
@@ -168,6 +168,11 @@ Mapping::~Mapping() {
   mappings[slot_] = nullptr;
 }
 
+void *Mapping::map(void *place, int flags) const {
+  const size_t length = std::max<uint64_t>(bytes_, 1);
+  return mmap(place, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | flags, file_->descriptor(), static_cast<off_t>(offset_));
+}
+
 void Mapping::advise(uint64_t offset, uint64_t bytes, Advice advice) const {
   const uint64_t first = offset / page_bytes * page_bytes;
   const size_t length = offset + bytes - first;
@@ -187,6 +192,7 @@ void check_mappings() {
     if (failed == 0) continue;
     failures.fetch_sub(1);
     const Mapping &one = *mappings[slot];
+    one.map(one.data_, MAP_FIXED);  // the file's pages again in place of the zeros: they may be read once the file is whole
     fail(MS_IO, EIO, __FILE__, __LINE__, "%s: cannot be read at offset %llu: the file was cut short or its disk failed", one.file_->path.c_str(),
          static_cast<unsigned long long>(one.offset_ + failed - reinterpret_cast<uintptr_t>(one.data_)));
   }

@@ -27,6 +27,7 @@ class Mapping {
 
  private:
   friend void check_mappings();
+  void *map(void *place, int flags) const;
   const std::shared_ptr<File> file_;
   const uint64_t offset_, bytes_;
   std::byte *data_ = nullptr;
