@@ -107,7 +107,11 @@ for (const T of ROWS) {
 /** Llama 1.1B's heads and BLOOM-560M's, [heads, kv heads, head size, ALiBi]. */
 const HEADS = { llama: [32, 4, 64, false], bloom: [16, 16, 64, true] };
 
-function attentionCalls(stage, [N, KV, D, alibi], { sequences, queries, context }) {
+function attentionCalls(
+  stage,
+  [N, KV, D, alibi],
+  { sequences, queries, context, cacheDtype = 'float32', bfloat16 = 0 },
+) {
   const T = sequences * queries;
   const blocks = Math.ceil(context / KV_BLOCK_SIZE);
   const [q, k, v, out] = [
@@ -123,12 +127,12 @@ function attentionCalls(stage, [N, KV, D, alibi], { sequences, queries, context 
     [sequences, blocks],
   );
   const slopes = alibi ? stage.floats(Array.from({ length: N }, (_, h) => 2 ** (-(8 * (h + 1)) / N))) : null;
-  const cache = stage.normal([sequences * blocks, KV, KV_BLOCK_SIZE, D]);
+  const cache = stage.normal([sequences * blocks, KV, KV_BLOCK_SIZE, D], cacheDtype);
   return stage.rotate(cache, 2 * specBytes(cache)).map((keys) => {
-    const values = stage.tensor(keys.dims);
+    const values = stage.tensor(keys.dims, keys.dtype);
     native().copy(values.buffer, 0, keys.buffer, 0, specBytes(keys));
     const inputs = [q, k, v, keys, values, starts, each(queries), each(context), tables, slopes];
-    return [stage.call('attention', inputs, [out], [1 / Math.sqrt(D), 1, 0, 0])];
+    return [stage.call('attention', inputs, [out], [1 / Math.sqrt(D), 1, 0, 0, bfloat16])];
   });
 }
 
@@ -150,6 +154,15 @@ for (const [model, heads] of Object.entries(HEADS)) {
     unit: 'float',
     bytes: 512 * D * (2 * N + 4 * KV) * 4,
     build: (stage) => attentionCalls(stage, heads, { sequences: 1, queries: 512, context: 512 }).slice(0, 4),
+  });
+  add('attention', `attention ${model}, a prompt of 512 in bfloat16`, {
+    operations: 2 * 512 * 513 * N * D,
+    unit: 'float',
+    bytes: 512 * D * (2 * N + 3 * KV) * 4,
+    build: (stage) => {
+      const prompt = { sequences: 1, queries: 512, context: 512, cacheDtype: 'bfloat16', bfloat16: 1 };
+      return attentionCalls(stage, heads, prompt).slice(0, 4);
+    },
   });
 }
 

@@ -33,7 +33,7 @@ llm_int8_skip_modules: [lm_head]
 int8_activations: float
 outliers: per-row
 llm_int8_head: true
-attention: float32
+attention: bfloat16
 kv_cache_dtype: bfloat16
 max_seq_len: 256
 max_batch_size: 2
@@ -76,6 +76,7 @@ describe('parseConfig', () => {
       llmInt8Head: true,
       int8Activations: 'float',
       outliers: 'per-row',
+      attention: 'bfloat16',
       kvCacheDtype: 'bfloat16',
       maxSeqLen: 256,
       maxBatchSize: 2,
@@ -137,10 +138,7 @@ describe('parseConfig', () => {
     ],
     ['model: x\nload_in_8bit: "yes"', '2:15 load_in_8bit: expected true or false, got "yes"'],
     ['model: x\nkv_cache_dtype: int8', '2:17 kv_cache_dtype: expected one of float32, float16, bfloat16, got "int8"'],
-    [
-      'model: x\nattention: bfloat16',
-      '2:12 attention: expected float32 (bfloat16 is not in this version), got "bfloat16"',
-    ],
+    ['model: x\nattention: float16', '2:12 attention: expected one of float32, bfloat16, got "float16"'],
     [
       'model: x\nint8_activations: float16',
       '2:19 int8_activations: expected one of int8, float, bfloat16, got "float16"',

@@ -1,7 +1,8 @@
 /** Cases of attention: ragged batches, paged caches of every dtype, masks, biases, tiles and split contexts. */
 import type { DType } from '@metashard/core';
-import { emptyHost, type HostTensor, hostTensor } from './host-tensor.js';
+import { emptyHost, type HostTensor, hostTensor, hostValues } from './host-tensor.js';
 import { type AddCase, type BuiltCase, floats, ints, type Random } from './op-case.js';
+import { roundTo } from './op-reference.js';
 
 export interface AttentionShape {
   N: number;
@@ -17,6 +18,8 @@ export interface AttentionShape {
   alibi?: boolean;
   /** q, k and v as views of one [tokens, N + 2 KV, D]. */
   fused?: boolean;
+  /** Lets the op round to bfloat16; q, k, v and the caches are bfloat16 numbers already. */
+  bfloat16?: boolean;
   /** A NaN in the last token's key and value: earlier tokens must not see it. */
   nan?: boolean;
 }
@@ -26,7 +29,8 @@ export function attentionCase(r: Random, shape: AttentionShape): BuiltCase {
   const { N, KV, D, sequences, cache, block = 16, causal = 1, window = 0, softcap = 0 } = shape;
   const unused = 2;
   const tokens = unused + sequences.reduce((sum, [queries]) => sum + queries, 0);
-  const all = r.normals(tokens * (N + 2 * KV) * D);
+  const normals = r.normals(tokens * (N + 2 * KV) * D);
+  const all = shape.bfloat16 ? normals.map((x) => roundTo('bfloat16', x)) : normals;
   if (shape.nan) for (let i = 0; i < 2 * KV * D; i++) all[(tokens - 1) * (N + 2 * KV) * D + N * D + i] = Number.NaN;
   const whole = hostTensor([tokens, N + 2 * KV, D], all);
   const part = (heads: number, first: number): HostTensor => {
@@ -56,7 +60,12 @@ export function attentionCase(r: Random, shape: AttentionShape): BuiltCase {
   const tables = sequences.flatMap((_, s) =>
     Array.from({ length: columns }, (_, i) => (i < (needed[s] as number) ? (order.pop() as number) : -1)),
   );
-  const pool = (): HostTensor => floats(r, [blocks, KV, block, D], { dtype: cache as DType });
+  const pool = (): HostTensor => {
+    const made = floats(r, [blocks, KV, block, D], { dtype: cache as DType });
+    if (!shape.bfloat16) return made;
+    const rounded = hostValues(made).map((x) => roundTo('bfloat16', x));
+    return hostTensor(made.dims, rounded, { dtype: cache as DType });
+  };
   const list = (values: number[]): HostTensor => ints([sequences.length], values);
   return {
     inputs: [
@@ -77,9 +86,15 @@ export function attentionCase(r: Random, shape: AttentionShape): BuiltCase {
         : null,
     ],
     outputs: [emptyHost([tokens, N, D])],
-    attributes: [1 / Math.sqrt(D), causal, window, softcap],
+    attributes: [1 / Math.sqrt(D), causal, window, softcap, shape.bfloat16 ? 1 : 0],
   };
 }
+
+/**
+ * Rounding the softmax weights to bfloat16 moves each by up to 2^-8 of itself; where the scale is no power of 2, rounding the scaled queries moves scores,
+ * too, by some thousandths of their size.
+ */
+const bfloat16Tolerance = (D: number): number => (Math.log2(D) % 2 === 0 ? 4e-3 : 2e-2);
 
 export function addAttention(add: AddCase): void {
   const shapes: [string, AttentionShape][] = [
@@ -299,5 +314,9 @@ export function addAttention(add: AddCase): void {
     ],
     ['no sequences', { N: 4, KV: 2, D: 32, cache: 'float32', sequences: [] }],
   ];
-  for (const [name, shape] of shapes) add('attention', name, 3e-6, (r) => attentionCase(r, shape));
+  for (const [name, shape] of shapes) {
+    add('attention', name, 3e-6, (r) => attentionCase(r, shape));
+    const bfloat16 = { ...shape, bfloat16: true };
+    add('attention', `${name}, bfloat16`, bfloat16Tolerance(shape.D), (r) => attentionCase(r, bfloat16));
+  }
 }

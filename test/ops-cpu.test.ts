@@ -8,7 +8,7 @@ import { opCases } from './op-cases.js';
 import { attentionCase } from './op-cases-attention.js';
 import { checkOpCase, PlacedCase, runOpCase } from './run-op-case.js';
 
-const ISAS = ['portable', 'avx2', 'avx512-vnni', 'amx'] as const;
+const ISAS = ['portable', 'avx2', 'avx512-vnni', 'amx', 'amx-emulated'] as const;
 
 const addon = native();
 addon.loadBackend('cpu', fileURLToPath(new URL('../packages/cpu/build/Release/metashard_cpu.so', import.meta.url)));
@@ -191,7 +191,7 @@ describe.skipIf(!spacious)('offsets beyond 2^31 elements', () => {
       [x, f([1, 1, 8]), f([1, 1, 8]), cache, f([3, 1, 4, 8]), one(0), one(1), one(12), ints([1, 3], [1, 2, 0])],
       3,
       [emptyHost([1, 1, 8])],
-      [1, 1, 0, 0],
+      [1, 1, 0, 0, 0],
     );
     addon.configureBackend('cpu', 'isa', initial.isa);
   });

@@ -173,7 +173,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, step: AttentionStep, 
       cache === null ? null : step.blockTables,
       alibiSlopes,
     ],
-    [scale, causal ? 1 : 0, window, softcap],
+    [scale, causal ? 1 : 0, window, softcap, 0],
   );
 }
 

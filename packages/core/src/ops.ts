@@ -307,6 +307,7 @@ export const OPS = {
    * without caches over the rows of this call (context_lengths = query_lengths).
    * causal: key position ≤ query position. window w > 0: query position - key position < w. alibi_slopes [N]: adds slope · (key - query position)
    * (Press et al. 2022). softcap c > 0: c · tanh(score / c) before the mask. Sequences with query_lengths 0 are skipped.
+   * bfloat16 1: where it is faster, queries (times scale), keys, values and softmax weights may be rounded to bfloat16 before they are multiplied.
    */
   attention: {
     code: 12,
@@ -323,7 +324,7 @@ export const OPS = {
       'alibi_slopes?',
     ],
     outputs: ['out'],
-    attributes: ['scale', 'causal', 'window', 'softcap'],
+    attributes: ['scale', 'causal', 'window', 'softcap', 'bfloat16'],
     infer: (inputs) => inferAttention('attention', inputs),
   },
   /** cos and sin [tokens, R/2] of positions[t] · inverse_frequencies[i] · 1 (the angle rounded to float32, as transformers does), each times `scaling`. */

@@ -14,6 +14,8 @@
 
 #include "metashard/backend.h"
 
+struct attention_tile;
+
 // out[t, n] = sum over k of x[t, k] * weight[n, k] + bias[n], accumulated in float32 or wider.
 struct linear_call {
   int64_t rows, K, N;
@@ -148,6 +150,8 @@ struct cpu_kernels {
   void (*unpack_int8)(const pack_int8_call *call);
   void (*dequantize_weight)(const dequantize_weight_call *call);
   void (*int8_weight_linear)(const int8_weight_linear_call *call);
+  // vector_ops.h's attention where operands may be rounded to bfloat16; NULL where that is not faster.
+  void (*attention_bfloat16)(const attention_tile *tile);
 };
 
 // Plain loops, the oracle of the others.

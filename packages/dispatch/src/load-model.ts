@@ -190,7 +190,8 @@ export function recordSource(source: ModelSource, options: LoadModelOptions): Re
   if (own !== null && maxSeqLen > own) {
     throw new ConfigError(`max_seq_len: expected at most the model's ${own}, got ${maxSeqLen}`);
   }
-  return recordModel(source.model, { maxSeqLen, maxBatchSize, kvCacheDtype: options.kvCacheDtype });
+  const { kvCacheDtype, attention } = options;
+  return recordModel(source.model, { maxSeqLen, maxBatchSize, kvCacheDtype, attention });
 }
 
 /** What does not fit is refused with what would. */

@@ -6,6 +6,8 @@ import type { Objective } from './placement.js';
 import type { DeviceMap, Strategy } from './plan.js';
 
 /** Dtypes a key-value cache may have. */
+export const ATTENTION_DTYPES = ['float32', 'bfloat16'] as const;
+export type AttentionDtype = (typeof ATTENTION_DTYPES)[number];
 export const KV_CACHE_DTYPES = ['float32', 'float16', 'bfloat16'] as const;
 export type KvCacheDtype = (typeof KV_CACHE_DTYPES)[number];
 
@@ -60,6 +62,8 @@ export interface LoadModelOptions {
   int8Activations?: Int8Activations;
   /** Default "per-batch", as published; "per-row" makes results independent of batch mates. */
   outliers?: 'per-batch' | 'per-row';
+  /** "bfloat16": attention over many query tokens (prompts) rounds what it multiplies to it, where the processor is made for it. Default "float32". */
+  attention?: AttentionDtype;
   /** Keys and values are rounded to it as they are stored. Default "float32"; the others halve the cache. */
   kvCacheDtype?: KvCacheDtype;
   /** Tokens of one sequence, prompt and new ones. Default min(the model's, 2048). */

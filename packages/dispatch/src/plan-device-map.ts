@@ -1,10 +1,18 @@
 /** `planDeviceMap`: records a module tree on meta, then plans it. The planning itself is `plan-program.ts`. */
 import { type DimValues, KV_BLOCK_SIZE, type Program, type Tensor, type TensorSpec } from '@metashard/core';
-import { ARCHITECTURES, type CausalLM, type Module, record, recordCausalLM, shareCommonOps } from '@metashard/meta';
+import {
+  ARCHITECTURES,
+  type CausalLM,
+  type Module,
+  record,
+  recordCausalLM,
+  shareCommonOps,
+  withBfloat16Attention,
+} from '@metashard/meta';
 import type { ExpectedUse } from './costs.js';
 import { type DeviceBudget, type DeviceRequest, resolveDevices } from './devices.js';
 import { planOrAdvise } from './does-not-fit.js';
-import type { KvCacheDtype } from './options.js';
+import type { AttentionDtype, KvCacheDtype } from './options.js';
 import type { Objective } from './placement.js';
 import type { DeviceMap, DevicePlan, Strategy } from './plan.js';
 import { type PlannedProgram, type PlanRequest, planProgram } from './plan-program.js';
@@ -28,6 +36,8 @@ export interface PlanOptions extends DeviceRequest {
   maxBatchSize?: number | undefined;
   /** Default float32. */
   kvCacheDtype?: KvCacheDtype | undefined;
+  /** Default float32. */
+  attention?: AttentionDtype | undefined;
   /** For modules that are no causal LM: their forward's inputs by name, in order; "tokens" is the open size. */
   inputs?: Readonly<Record<string, InputSpec>> | undefined;
   /** Added to the architectures' own classes that are never split. */
@@ -56,10 +66,11 @@ export function recordModel(module: Module, options: PlanOptions & { vocabSize?:
   const { maxSeqLen = DEFAULT_MAX_SEQ_LEN, maxBatchSize = 1, kvCacheDtype = 'float32', inputs } = options;
   const noSplit = new Set([...ARCHITECTURES.flatMap((one) => one.noSplit), ...(options.noSplitModuleClasses ?? [])]);
   const paths = [...module.namedModules()];
-  const program =
+  const recorded =
     inputs === undefined
       ? recordLanguageModel(module as CausalLM, { maxSeqLen, maxBatchSize, kvCacheDtype })
       : recordInputs(module, inputs);
+  const program = options.attention === 'bfloat16' ? withBfloat16Attention(recorded) : recorded;
   const logits = inputs === undefined ? program.tensors[program.outputs.logits ?? -1] : undefined;
   return {
     program,

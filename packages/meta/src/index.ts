@@ -11,6 +11,7 @@ export * from './module.js';
 export * from './module-list.js';
 export * as nn from './nn/index.js';
 export * from './parameter.js';
+export * from './passes/bfloat16-attention.js';
 export * from './passes/liveness.js';
 export * from './passes/share-common-ops.js';
 export * from './recorder.js';

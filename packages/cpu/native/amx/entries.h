@@ -7,6 +7,7 @@ namespace amx {
 void int8_linear(const int8_linear_call *call);
 void int8_matmul(const int8_matmul_call *call);
 void int8_weight_linear(const int8_weight_linear_call *call);
+void attention_bfloat16(const attention_tile *tile);
 
 }  // namespace amx
 
@@ -15,6 +16,7 @@ namespace amx_emulated {
 void int8_linear(const int8_linear_call *call);
 void int8_matmul(const int8_matmul_call *call);
 void int8_weight_linear(const int8_weight_linear_call *call);
+void attention_bfloat16(const attention_tile *tile);
 
 }  // namespace amx_emulated
 

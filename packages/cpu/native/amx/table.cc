@@ -10,6 +10,10 @@ void kernels_amx_emulated(cpu_kernels *table) {
   table->int8_linear = amx_emulated::int8_linear;
   table->int8_matmul = amx_emulated::int8_matmul;
   table->int8_weight_linear = amx_emulated::int8_weight_linear;
+  table->attention_bfloat16 = amx_emulated::attention_bfloat16;
 }
 
-void kernels_amx_bfloat16(cpu_kernels *table) { table->int8_weight_linear = amx::int8_weight_linear; }
+void kernels_amx_bfloat16(cpu_kernels *table) {
+  table->int8_weight_linear = amx::int8_weight_linear;
+  table->attention_bfloat16 = amx::attention_bfloat16;
+}

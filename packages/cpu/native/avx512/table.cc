@@ -12,4 +12,7 @@ void kernels_avx512(cpu_kernels *table) {
   table->unpack_int8 = avx512::unpack_int8;
 }
 
-void kernels_avx512_bfloat16(cpu_kernels *table) { table->int8_weight_linear = avx512::int8_weight_linear_bfloat16; }
+void kernels_avx512_bfloat16(cpu_kernels *table) {
+  table->int8_weight_linear = avx512::int8_weight_linear_bfloat16;
+  table->attention_bfloat16 = avx512::attention_bfloat16;
+}

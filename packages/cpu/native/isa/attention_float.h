@@ -34,6 +34,11 @@ struct streamed_keys {
   int64_t element_bytes;
   const float *at(int64_t k) const { return first + k * stride; }
 };
+// One step of a product; for rows of pairs it is another one (avx512/attention_bfloat16.cc).
+template <typename Rows>
+inline vfloat product_step(const Rows &, vfloat sum, vfloat a, vfloat b) {
+  return sum + a * b;
+}
 template <typename Rows>
 inline void prefetch_ahead(const Rows &, int64_t, int64_t) {}
 inline void prefetch_ahead(const streamed_keys &B, int64_t k, int64_t column) {
@@ -65,7 +70,7 @@ NOT_INLINE void product_block(const float *A, int64_t A_stride, Rows B, int64_t 
     for (int m = 0; m < ROWS; m++) {
       const vfloat a = splat(A[m * A_stride + k]);
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; v++) c[m][v] += a * row[v];
+      for (int v = 0; v < VECTORS; v++) c[m][v] = product_step(B, c[m][v], a, row[v]);
     }
   }
 #pragma GCC unroll 8

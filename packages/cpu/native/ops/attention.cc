@@ -17,7 +17,7 @@ constexpr int64_t wanted_runs = 128;  // of one sequence in decode, over all kv 
 struct attention_call {
   operand q, k, v, cache_k, cache_v, query_starts, query_lengths, context_lengths, block_tables, slopes, out;
   float scale, softcap;
-  bool causal;
+  bool causal, bfloat16;
   int64_t window;
   int64_t tokens, N, D, KV, sequences;
 };
@@ -49,6 +49,7 @@ void read_attributes(const op_arguments &arguments, attention_call &call) {
   EXPECT(softcap >= 0, "attention: expected a softcap of at least 0, got %g", softcap);
   call.window = window < 9e15 ? int64_t(window) : 0;
   call.softcap = float(softcap);
+  call.bfloat16 = arguments.attribute(4) != 0;
 }
 
 attention_call read(const op_arguments &arguments) {
@@ -279,12 +280,14 @@ void run(const op_arguments &arguments, const isa_tables &isa) {
   thread_local std::vector<float> partial;
   partial.resize(size_t(work.partial_floats.back()));
   float *unfinished = partial.data();
+  const auto attend =
+      call.bfloat16 && isa.kernels.attention_bfloat16 != nullptr ? isa.kernels.attention_bfloat16 : isa.vectors->attention;
   parallel(work.first_task.back(), [&](int64_t task) {
     const auto after = std::upper_bound(work.first_task.begin(), work.first_task.end(), task);
     const size_t s = size_t(after - work.first_task.begin()) - 1;
     const attention_tile tile =
         tile_of(call, work.sequences[s], work.cuttings[s], task - work.first_task[s], unfinished + work.partial_floats[s]);
-    isa.vectors->attention(&tile);
+    attend(&tile);
   });
   merge_all(call, work, unfinished);
 }

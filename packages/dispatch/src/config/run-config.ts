@@ -5,7 +5,7 @@
  * turns them into options of loadModel and generate.
  */
 import { z } from 'zod';
-import { KV_CACHE_DTYPES } from '../options.js';
+import { ATTENTION_DTYPES, KV_CACHE_DTYPES } from '../options.js';
 import { OBJECTIVES } from '../placement.js';
 import { STRATEGIES } from '../plan.js';
 
@@ -140,7 +140,9 @@ export const runConfigSchema = z.strictObject(
       .describe(
         'quantize the output head, too, and embeddings tied to it; default false, or as an 8-bit checkpoint was saved',
       ),
-    attention: only('float32', 'bfloat16').exactOptional().describe('dtype of attention on the CPU; default float32'),
+    attention: word(ATTENTION_DTYPES)
+      .exactOptional()
+      .describe('bfloat16: attention over prompts rounds to it on processors made for it; default float32'),
     kv_cache_dtype: word(KV_CACHE_DTYPES).exactOptional().describe('dtype of the key-value cache; default float32'),
     max_seq_len: whole(1)
       .exactOptional()

@@ -23,6 +23,7 @@ export function toLoadOptions(config: RunConfig): LoadModelOptions {
     llmInt8Head: config.llm_int8_head,
     int8Activations: config.int8_activations,
     outliers: config.outliers,
+    attention: config.attention,
     kvCacheDtype: config.kv_cache_dtype,
     maxSeqLen: config.max_seq_len,
     maxBatchSize: config.max_batch_size,

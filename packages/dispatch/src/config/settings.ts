@@ -36,6 +36,7 @@ export const SETTINGS: readonly Setting[] = [
   setting('llm_int8_head', 'flag'),
   setting('int8_activations', 'text', 'kind'),
   setting('outliers', 'text', 'kind'),
+  setting('attention', 'text', 'dtype'),
   setting('kv_cache_dtype', 'text', 'dtype'),
   setting('max_seq_len', 'number', 'tokens'),
   setting('max_batch_size', 'number'),
