@@ -137,7 +137,10 @@ describe('parseConfig', () => {
       '2:44 device_map."".execute_on: expected a device such as cuda:0, cpu or disk, got "meta"',
     ],
     ['model: x\nload_in_8bit: "yes"', '2:15 load_in_8bit: expected true or false, got "yes"'],
-    ['model: x\nkv_cache_dtype: int8', '2:17 kv_cache_dtype: expected one of float32, float16, bfloat16, got "int8"'],
+    [
+      'model: x\nkv_cache_dtype: int4',
+      '2:17 kv_cache_dtype: expected one of float32, float16, bfloat16, int8, got "int4"',
+    ],
     ['model: x\nattention: float16', '2:12 attention: expected one of float32, bfloat16, got "float16"'],
     [
       'model: x\nint8_activations: float16',

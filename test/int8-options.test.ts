@@ -91,9 +91,23 @@ describe.each(['stories260K', 'bloom-stories'])('%s', (name) => {
     }
   });
 
+  it('an int8 cache: close, and a byte a value and a scale a row', async () => {
+    const options: LoadModelOptions = { ...BASE, kvCacheDtype: 'int8' };
+    expect(relativeError(await logits(model, options), await float)).toBeLessThan(0.02);
+    const [wide, narrow] = [await planModel(model, BASE), await planModel(model, options)];
+    const { headDim } = await sizes(model);
+    expect(bytes(narrow, 'kvCacheBytes')).toBe((bytes(wide, 'kvCacheBytes') / headDim / 4) * (headDim + 4));
+  });
+
+  it('bfloat16 attention: close', async () => {
+    const got = relativeError(await logits(model, { ...BASE, attention: 'bfloat16' }), await float);
+    expect(got).toBeLessThan(0.01);
+  });
+
   it.each<[string, LoadModelOptions]>([
     ['all of them', { int8Activations: 'float', llmInt8Head: true, kvCacheDtype: 'bfloat16' }],
     ['bfloat16 activations', { int8Activations: 'bfloat16', llmInt8Head: true }],
+    ['bfloat16 attention over an int8 cache', { attention: 'bfloat16', kvCacheDtype: 'int8' }],
     ['LLM.int8() with an int8 head', { llmInt8Head: true, kvCacheDtype: 'float16' }],
   ])('%s: the same bits and text over two devices and from a packed store', async (_, options) => {
     const one = { ...INT8, ...options };
@@ -109,11 +123,11 @@ describe.each(['stories260K', 'bloom-stories'])('%s', (name) => {
   });
 });
 
-async function sizes(model: string): Promise<{ vocabSize: number; hiddenSize: number }> {
+async function sizes(model: string): Promise<{ vocabSize: number; hiddenSize: number; headDim: number }> {
   const loaded = await loadModel(model, BASE);
-  const { vocabSize, hiddenSize } = loaded.config;
+  const { vocabSize, hiddenSize, headDim } = loaded.config;
   await loaded.dispose();
-  return { vocabSize, hiddenSize };
+  return { vocabSize, hiddenSize, headDim };
 }
 
 it('an untied head: its own int8 matrix, the embeddings stay as they are', async () => {

@@ -2,7 +2,7 @@
 import type { DType } from '@metashard/core';
 import { emptyHost, type HostTensor, hostTensor, hostValues } from './host-tensor.js';
 import { type AddCase, type BuiltCase, floats, ints, type Random } from './op-case.js';
-import { roundTo } from './op-reference.js';
+import { int8CacheRow, roundTo } from './op-reference.js';
 
 export interface AttentionShape {
   N: number;
@@ -61,6 +61,10 @@ export function attentionCase(r: Random, shape: AttentionShape): BuiltCase {
     Array.from({ length: columns }, (_, i) => (i < (needed[s] as number) ? (order.pop() as number) : -1)),
   );
   const pool = (): HostTensor => {
+    if (cache === 'int8') {
+      const rows = Array.from({ length: blocks * KV * block }, () => int8CacheRow(r.normals(D).map(Math.fround)));
+      return hostTensor([blocks, KV, block, D + 4], rows.flat(), { dtype: 'int8' });
+    }
     const made = floats(r, [blocks, KV, block, D], { dtype: cache as DType });
     if (!shape.bfloat16) return made;
     const rounded = hostValues(made).map((x) => roundTo('bfloat16', x));
@@ -318,5 +322,44 @@ export function addAttention(add: AddCase): void {
     add('attention', name, 3e-6, (r) => attentionCase(r, shape));
     const bfloat16 = { ...shape, bfloat16: true };
     add('attention', `${name}, bfloat16`, bfloat16Tolerance(shape.D), (r) => attentionCase(r, bfloat16));
+  }
+}
+
+/** Caches of 8 bits, which the CPU backend has and the CUDA backend does not. */
+export function addInt8Caches(add: AddCase): void {
+  const shapes: [string, AttentionShape][] = [
+    [
+      'int8 cache',
+      {
+        N: 4,
+        KV: 2,
+        D: 64,
+        cache: 'int8',
+        alibi: true,
+        sequences: [
+          [70, 133],
+          [1, 40],
+        ],
+      },
+    ],
+    [
+      'int8 cache, odd head size',
+      {
+        N: 6,
+        KV: 1,
+        D: 13,
+        cache: 'int8',
+        block: 5,
+        sequences: [
+          [9, 50],
+          [1, 600],
+        ],
+      },
+    ],
+    ['int8 cache, a NaN later', { N: 2, KV: 2, D: 32, cache: 'int8', nan: true, sequences: [[25, 60]] }],
+  ];
+  for (const [name, shape] of shapes) {
+    add('attention', name, 3e-6, (r) => attentionCase(r, shape));
+    add('attention', `${name}, bfloat16`, 2e-2, (r) => attentionCase(r, { ...shape, bfloat16: true }));
   }
 }

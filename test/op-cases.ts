@@ -4,7 +4,7 @@
  * (run-op-case.ts runs a case). A new op adds its cases to the group it belongs to; a test fails while it has none.
  */
 import { caseGroup, type OpCase } from './op-case.js';
-import { addAttention } from './op-cases-attention.js';
+import { addAttention, addInt8Caches } from './op-cases-attention.js';
 import { addCasts, addElementwise } from './op-cases-elementwise.js';
 import {
   addInt8Embedding,
@@ -35,7 +35,10 @@ const GROUPS = [
 
 let cases: readonly OpCase[] | undefined;
 
-/** All cases, in a fixed order. */
+/** Cases that the CPU backend alone has. */
+export const cpuOnlyCases = (): readonly OpCase[] => caseGroup(20_000, addInt8Caches);
+
+/** All cases of every backend, in a fixed order. */
 export function opCases(): readonly OpCase[] {
   cases ??= GROUPS.flatMap((fill, group) => caseGroup(1000 * (group + 1), fill));
   return cases;

@@ -366,20 +366,43 @@ function attendOne(D: number, seen: number[], score: (p: number) => number, valu
   };
 }
 
-/** Caches as values with the call's rows written into them, or null. */
+/** A row of an int8 cache: its values and, behind them, the four bytes of its scale, all as int8. */
+export function int8CacheRow(row: ArrayLike<number>): number[] {
+  const x = Array.from(row);
+  const absmax = Math.max(...x.map(Math.abs));
+  const inverse = absmax < 1e-36 ? 0 : fround(127 / absmax);
+  const scale = x.every(Number.isFinite) ? fround(absmax / 127) : Number.NaN;
+  const steps = x.map((value) => roundHalfEven(fround(value * inverse) || 0));
+  return [...steps, ...new Int8Array(Float32Array.of(scale).buffer)];
+}
+
+/** What the rows of a cache stand for, [blocks · KV · block, D]. */
+function cachedNumbers(stored: Float64Array, dtype: DType, D: number): Float64Array {
+  if (dtype !== 'int8') return stored;
+  return generate((stored.length / (D + 4)) * D, (i) => {
+    const first = Math.floor(i / D) * (D + 4);
+    const scale = new Float32Array(Int8Array.from(stored.subarray(first + D, first + D + 4)).buffer)[0] as number;
+    return scale * at(stored, first + (i % D));
+  });
+}
+
+/** Caches as stored with the call's rows written into them, or null. */
 function writtenCache(inputs: Inputs, index: number, source: number): Float64Array | null {
   const cache = inputs[index];
   if (cache == null) return null;
   const [out, fresh, tables] = [hostValues(cache), values(inputs, source), values(inputs, 8)];
-  const [, KV, block, D] = cache.dims as readonly [number, number, number, number];
+  const [, KV, block, width] = cache.dims as readonly [number, number, number, number];
+  const D = size(inputs, source, 2);
   const [starts, lengths, contexts] = [values(inputs, 5), values(inputs, 6), values(inputs, 7)];
   starts.forEach((start, s) => {
     for (let t = 0; t < at(lengths, s); t++) {
       const position = at(contexts, s) - at(lengths, s) + t;
       const id = at(tables, s * size(inputs, 8, 1) + Math.floor(position / block));
-      for (let i = 0; i < KV * D; i++) {
-        const place = ((id * KV + Math.floor(i / D)) * block + (position % block)) * D + (i % D);
-        out[place] = roundTo(cache.dtype, at(fresh, (start + t) * KV * D + i));
+      for (let h = 0; h < KV; h++) {
+        const first = ((start + t) * KV + h) * D;
+        const row = fresh.subarray(first, first + D);
+        const stored = cache.dtype === 'int8' ? int8CacheRow(row) : row.map((x) => roundTo(cache.dtype, x));
+        out.set(stored, ((id * KV + h) * block + (position % block)) * width);
       }
     }
   });
@@ -391,12 +414,13 @@ function attention(inputs: Inputs, attributes: readonly number[], outputs: reado
   const [q, slopes] = [values(inputs, 0), optional(inputs, 9)];
   const [N, D, KV] = [size(inputs, 0, 1), size(inputs, 0, 2), size(inputs, 1, 1)];
   const caches = [writtenCache(inputs, 3, 1), writtenCache(inputs, 4, 2)] as const;
+  const numbers = caches.map((cache) => cache && cachedNumbers(cache, input(inputs, 3).dtype, D));
   const fresh = [values(inputs, 1), values(inputs, 2)] as const;
   const [starts, lengths, contexts] = [values(inputs, 5), values(inputs, 6), values(inputs, 7)];
   const [out, magnitude] = [hostValues(outputs[0] as HostTensor), new Float64Array(q.length)];
   const tables = optional(inputs, 8);
   const row = (which: 0 | 1, s: number, position: number, h: number): Float64Array => {
-    const cache = caches[which];
+    const cache = numbers[which] ?? null;
     let first = ((at(starts, s) + position) * KV + h) * D;
     if (cache !== null) {
       const block = size(inputs, 3, 2);

@@ -4,7 +4,7 @@ import { type ContextId, DTYPES, type DType, native, OP_NAMES, type OpName } fro
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { elements, emptyHost, type HostTensor, hostTensor } from './host-tensor.js';
 import { type BuiltCase, type OpCase, Random } from './op-case.js';
-import { opCases } from './op-cases.js';
+import { cpuOnlyCases, opCases } from './op-cases.js';
 import { attentionCase } from './op-cases-attention.js';
 import { checkOpCase, PlacedCase, runOpCase } from './run-op-case.js';
 
@@ -18,7 +18,8 @@ const initial = JSON.parse(addon.describeBackend('cpu')) as {
   threads: number;
   missing: Record<string, string>;
 };
-const byOp = (op: string): OpCase[] => opCases().filter((item) => item.op === op);
+const cases = [...opCases(), ...cpuOnlyCases()];
+const byOp = (op: string): OpCase[] => cases.filter((item) => item.op === op);
 
 let context: ContextId;
 beforeAll(() => {
@@ -45,7 +46,7 @@ for (const isa of ISAS) {
     });
 
     it('gives the same bits whatever the number of threads', () => {
-      for (const item of opCases()) {
+      for (const item of cases) {
         const built = item.build();
         const run = (threads: number): Buffer => {
           addon.configureBackend('cpu', 'threads', String(threads));

@@ -51,6 +51,9 @@ export type ActivationKind = (typeof ACTIVATION_KINDS)[number];
 /** Tokens per block of the paged KV cache. */
 export const KV_BLOCK_SIZE = 16;
 
+/** Elements of a cached row of `headDim` values: of int8, its float32 scale lies behind them. */
+export const kvRowElements = (dtype: DType, headDim: number): number => headDim + (dtype === 'int8' ? 4 : 0);
+
 const FLOATS: readonly DType[] = ['float32', 'float16', 'bfloat16'];
 const F32: readonly DType[] = ['float32'];
 const I32: readonly DType[] = ['int32'];
@@ -142,9 +145,9 @@ function inferAttention(op: string, inputs: Inputs): TensorSpec[] {
   needDims(op, 'query_lengths', need(op, inputs, 6, 'query_lengths', 1, I32), [sequences]);
   needDims(op, 'context_lengths', need(op, inputs, 7, 'context_lengths', 1, I32), [sequences]);
   if (inputs[3] != null || inputs[4] != null) {
-    const cache = need(op, inputs, 3, 'cache_k', 4, FLOATS);
-    needDims(op, 'cache_k', cache, [dim(cache, 0), KV, dim(cache, 2), D]);
-    needDims(op, 'cache_v', need(op, inputs, 4, 'cache_v', 4, FLOATS), cache.dims);
+    const cache = need(op, inputs, 3, 'cache_k', 4, [...FLOATS, 'int8']);
+    needDims(op, 'cache_k', cache, [dim(cache, 0), KV, dim(cache, 2), kvRowElements(cache.dtype, D as number)]);
+    needDims(op, 'cache_v', need(op, inputs, 4, 'cache_v', 4, [cache.dtype]), cache.dims);
     const tables = need(op, inputs, 8, 'block_tables', 2, I32);
     needDims(op, 'block_tables', tables, [sequences, dim(tables, 1)]);
   }
@@ -307,6 +310,8 @@ export const OPS = {
    * without caches over the rows of this call (context_lengths = query_lengths).
    * causal: key position ≤ query position. window w > 0: query position - key position < w. alibi_slopes [N]: adds slope · (key - query position)
    * (Press et al. 2022). softcap c > 0: c · tanh(score / c) before the mask. Sequences with query_lengths 0 are skipped.
+   * An int8 cache is [blocks, KV, block_size, D + 4]: a row is D values rint(x · (127 / absmax)) and, behind them, the float32 absmax / 127 (NaN where
+   * the row has a NaN or an infinity; values 0 where absmax is below 1e-36). The CPU backend has it.
    * bfloat16 1: where it is faster, queries (times scale), keys, values and softmax weights may be rounded to bfloat16 before they are multiplied.
    */
   attention: {

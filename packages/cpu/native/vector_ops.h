@@ -4,7 +4,7 @@
 #pragma once
 #include <stdint.h>
 
-// Where the keys (or the values) of one kv head of one sequence lie.
+// Where the keys (or the values) of one kv head of one sequence lie. A row has D elements; of int8, a float32 scale behind them.
 struct kv_rows {
   const char *base;     // position 0: of block 0 of the cache, or of the sequence's rows in this call
   int64_t row_bytes;    // from one position to the next
@@ -56,6 +56,8 @@ struct rope_row {
 struct vector_ops {
   void (*to_float32)(float *out, const void *in, int32_t dtype, int64_t n);    // from a float dtype
   void (*from_float32)(void *out, int32_t dtype, const float *in, int64_t n);  // to a float dtype
+  // n int8 values and, behind them, the float32 they are to be multiplied with (NaN where the row has a NaN or an infinity).
+  void (*quantize_row)(void *out, const float *in, int64_t n);
   void (*add)(float *out, const float *a, const float *b, int64_t n);
   void (*mul)(float *out, const float *a, const float *b, int64_t n);
   void (*activation)(float *out, const float *x, int64_t n, int32_t kind);  // kind: index of ACTIVATION_KINDS in ops.ts

@@ -3,7 +3,7 @@
  * device, no weights. What it returns is what the executors allocate. Where ops go is `place-ops.ts`; recording is
  * `plan-device-map.ts`.
  */
-import { type DeviceName, type DimValues, type Program, parseDevice } from '@metashard/core';
+import { ConfigError, type DeviceName, type DimValues, type Program, parseDevice } from '@metashard/core';
 import { type CostModel, DATASHEET_COSTS, type ExpectedUse, expectedUse, stageMs, workOf } from './costs.js';
 import type { DeviceBudget } from './devices.js';
 import { shortOfMemory } from './does-not-fit.js';
@@ -48,7 +48,19 @@ export interface PlannedProgram {
   memory: Map<DeviceName, DeviceMemory>;
 }
 
-/** Throws DeviceMapError (a map that names no module or leaves parameters out), InsufficientMemoryError. */
+/** A cache of 8 bits is the CPU backend's alone. */
+function refuseInt8Cache({ tensors }: Program, { device, ops }: Segment): void {
+  if (parseDevice(device).type !== 'cuda') return;
+  const refused = ops.some(({ inputs }) =>
+    inputs.some((id) => tensors[id]?.kind === 'cache' && tensors[id].dtype === 'int8'),
+  );
+  if (!refused) return;
+  throw new ConfigError(`kv_cache_dtype: expected float32, float16 or bfloat16 for attention on ${device}, got int8`, {
+    hint: 'choose kv_cache_dtype: bfloat16, or map the blocks to cpu',
+  });
+}
+
+/** Throws DeviceMapError (a map that names no module or leaves parameters out), ConfigError, InsufficientMemoryError. */
 export function planProgram(request: PlanRequest): PlannedProgram {
   const { program, dims } = request;
   const facts = ProgramFacts.of(program, dims);
@@ -108,6 +120,7 @@ function layOutWithinBudgets(request: PlanRequest, facts: ProgramFacts): LaidOut
 /** Segments, and every device's bytes to the last. */
 function layOut(request: PlanRequest, facts: ProgramFacts, placed: PlacedOps): LaidOut {
   const segments = cutSegments(facts, placed.deviceOfOp);
+  for (const segment of segments) refuseInt8Cache(request.program, segment);
   const streams = { ops: placed.streamedOps, blockOf: (module: string) => blockOf(module, request.blockPaths) };
   const used = [...new Set(segments.map((segment) => segment.device))];
   const memory = new Map(used.map((device) => [device, planDeviceMemory(facts, segments, device, streams)]));

@@ -2,7 +2,7 @@
  * Causal language models: what their root modules take and give, and recording one step of them as a Program. How a
  * model computes is in `architectures/`; running a Program is dispatch's.
  */
-import { type DType, KV_BLOCK_SIZE, type Program, type Tensor, type TensorSpec } from '@metashard/core';
+import { type DType, KV_BLOCK_SIZE, kvRowElements, type Program, type Tensor, type TensorSpec } from '@metashard/core';
 import type { ForwardContext } from './forward-context.js';
 import type { Module } from './module.js';
 import { shareCommonOps } from './passes/share-common-ops.js';
@@ -52,7 +52,7 @@ export function recordCausalLM(
   const program = record(model, inputs, (tensors, recording) => {
     const { input_ids: inputIds, output_rows: outputRows, ...step } = tensors as Record<keyof typeof inputs, Tensor>;
     const context = recordingContext(step, recording, (kvHeads, headDim) => ({
-      dims: [cacheBlocks, kvHeads, KV_BLOCK_SIZE, headDim],
+      dims: [cacheBlocks, kvHeads, KV_BLOCK_SIZE, kvRowElements(cacheDtype, headDim)],
       dtype: cacheDtype,
     }));
     return { logits: model.forward({ inputIds, outputRows }, context) };

@@ -6,7 +6,7 @@ import { ArgumentError, type DeviceName, type F, type Tensor, tensor } from '@me
 import type { Module } from './module.js';
 
 export interface KeyValueCache {
-  /** [blocks, kvHeads, KV_BLOCK_SIZE, headDim] each. */
+  /** [blocks, kvHeads, KV_BLOCK_SIZE, headDim] each; of int8, headDim + 4 (kvRowElements). */
   k: Tensor;
   v: Tensor;
 }

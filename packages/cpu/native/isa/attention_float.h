@@ -159,7 +159,7 @@ NOT_INLINE void transpose_keys(const tile_state &s, int64_t n) {
       vfloat v[LANES];
       if (d + LANES <= s.t->D) {
 #pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) v[i] = load_any(rows[i], DTYPE, d);
+        for (int i = 0; i < LANES; i++) v[i] = load_whole(rows[i], DTYPE, d, s.t->D);
       } else {
 #pragma GCC unroll 1
         for (int i = 0; i < LANES; i++) v[i] = load_row(rows[i], DTYPE, d, s.t->D);
@@ -177,6 +177,7 @@ inline void by_kv_dtype(int32_t dtype, Function f) {
   switch (dtype) {
     case MS_FLOAT16: return f(std::integral_constant<int32_t, MS_FLOAT16>());
     case MS_BFLOAT16: return f(std::integral_constant<int32_t, MS_BFLOAT16>());
+    case MS_INT8: return f(std::integral_constant<int32_t, MS_INT8>());
     default: return f(std::integral_constant<int32_t, MS_FLOAT32>());
   }
 }

@@ -45,11 +45,24 @@ inline void prefetch_element(const char *row, int32_t dtype, int64_t d) {
   __builtin_prefetch(row + d * kv_element_bytes(dtype), 0, 3);
 }
 
+inline float row_scale(const char *row, int64_t D) {
+  float scale;
+  memcpy(&scale, row + D, sizeof scale);
+  return scale;
+}
+
+// Elements d … of a key or value row, all of them within it.
+inline vfloat load_whole(const char *row, int32_t dtype, int64_t d, int64_t D) {
+  return dtype == MS_INT8 ? load_int8((const int8_t *)row + d) * row_scale(row, D) : load_any(row, dtype, d);
+}
+
 // Elements d … of a key or value row, zeros from D on.
 inline vfloat load_row(const char *row, int32_t dtype, int64_t d, int64_t D) {
-  if (d + LANES <= D) return load_any(row, dtype, d);
+  if (d + LANES <= D) return load_whole(row, dtype, d, D);
   float some[LANES] = {};
-  for (int64_t i = d; i < D; i++) some[i - d] = load_float(row, dtype, i);
+  for (int64_t i = d; i < D; i++) {
+    some[i - d] = dtype == MS_INT8 ? ((const int8_t *)row)[i] * row_scale(row, D) : load_float(row, dtype, i);
+  }
   return load(some);
 }
 

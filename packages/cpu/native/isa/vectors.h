@@ -24,6 +24,7 @@ typedef float vfloat __attribute__((vector_size(LANES * 4)));
 typedef int32_t vint __attribute__((vector_size(LANES * 4)));
 typedef uint32_t vuint __attribute__((vector_size(LANES * 4)));
 typedef uint16_t vshort __attribute__((vector_size(LANES * 2)));
+typedef int8_t vchar __attribute__((vector_size(LANES)));
 // Float64 work goes by halves of a vfloat, to stay in one register.
 constexpr int HALF = LANES / 2;
 typedef float vhalf __attribute__((vector_size(HALF * 4)));
@@ -113,6 +114,26 @@ inline void store_bfloat16(uint16_t *p, vfloat v) {
   const vuint rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
   const vshort out = __builtin_convertvector((b & 0x7fffffff) > 0x7f800000 ? (b >> 16) | 0x40 : rounded, vshort);
   memcpy(p, &out, sizeof out);
+}
+
+inline vfloat load_int8(const int8_t *p) {
+  vchar v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, vfloat);
+}
+// Values of magnitude up to 127, rounded to the nearest, ties to even.
+inline void store_int8(int8_t *p, vfloat v, int64_t n = LANES) {
+  const vchar out = __builtin_convertvector(bits(v + 12582912.0f) - 0x4b400000, vchar);  // 1.5 · 2²³: its last bit is worth 1
+  memcpy(p, &out, (size_t)n);
+}
+// v as its own rounded value: keeps the compiler from joining a product with the sum it goes into.
+inline vfloat rounded(vfloat v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__AVX2__)
+  asm("" : "+x"(v));
+#endif
+  return v;
 }
 
 // Elements i … of an array of a float dtype; loops over it are split by the compiler, one per dtype.

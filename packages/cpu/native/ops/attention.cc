@@ -11,6 +11,7 @@
 
 namespace {
 
+constexpr uint32_t any_cache = any_float | dtype_bit(MS_INT8);
 constexpr int64_t positions_per_run = 512;
 constexpr int64_t wanted_runs = 128;  // of one sequence in decode, over all kv heads; bounds the memory of unfinished sums
 
@@ -23,13 +24,14 @@ struct attention_call {
 };
 
 void read_cache(const op_arguments &arguments, attention_call &call) {
-  call.cache_k = arguments.optional(3, "cache_k", 4, any_float);  // [blocks, KV, block_size, D]
-  call.cache_v = arguments.optional(4, "cache_v", 4, any_float);
+  call.cache_k = arguments.optional(3, "cache_k", 4, any_cache);  // [blocks, KV, block_size, D], of int8 D + 4
+  call.cache_v = arguments.optional(4, "cache_v", 4, any_cache);
   call.block_tables = arguments.optional(8, "block_tables", 2, i32_only);  // [sequences, blocks of the longest]
   EXPECT(call.cache_k.present == call.cache_v.present, "attention: expected both caches or none, got one");
   if (!call.cache_k.present) return;
   EXPECT(call.block_tables.present, "attention: expected block_tables with a cache, got none");
-  arguments.shape(call.cache_k, "cache_k", {call.cache_k.shape[0], call.KV, call.cache_k.shape[2], call.D});
+  const int64_t width = call.cache_k.dtype == MS_INT8 ? call.D + int64_t(sizeof(float)) : call.D;
+  arguments.shape(call.cache_k, "cache_k", {call.cache_k.shape[0], call.KV, call.cache_k.shape[2], width});
   arguments.same_shape(call.cache_v, "cache_v", call.cache_k);
   EXPECT(call.cache_v.dtype == call.cache_k.dtype, "attention: expected cache_v of the dtype of cache_k (code %d), got code %d",
          call.cache_k.dtype, call.cache_v.dtype);
@@ -123,6 +125,11 @@ char *cache_row(const operand &cache, int64_t block, int64_t kv_head, int64_t ro
   return cache.data + (block * cache.stride[0] + kv_head * cache.stride[1] + row * cache.stride[2]) * dtype_bytes(cache.dtype);
 }
 
+void write_row(const attention_call &call, char *to, const float *row, const vector_ops &vectors) {
+  if (call.cache_k.dtype == MS_INT8) vectors.quantize_row(to, row, call.D);
+  else vectors.from_float32(to, call.cache_k.dtype, row, call.D);
+}
+
 // Keys and values of the call into their blocks, in the cache's dtype.
 void write_cache(const attention_call &call, const sequence &q, const vector_ops &vectors) {
   const int64_t block_size = call.cache_k.shape[2];
@@ -132,8 +139,8 @@ void write_cache(const attention_call &call, const sequence &q, const vector_ops
       for (int64_t h = 0; h < call.KV; h++) {
         const float *k = call.k.as<float>() + (q.start + t) * call.k.stride[0] + h * call.k.stride[1];
         const float *v = call.v.as<float>() + (q.start + t) * call.v.stride[0] + h * call.v.stride[1];
-        vectors.from_float32(cache_row(call.cache_k, block, h, row), call.cache_k.dtype, k, call.D);
-        vectors.from_float32(cache_row(call.cache_v, block, h, row), call.cache_v.dtype, v, call.D);
+        write_row(call, cache_row(call.cache_k, block, h, row), k, vectors);
+        write_row(call, cache_row(call.cache_v, block, h, row), v, vectors);
       }
     }
   });

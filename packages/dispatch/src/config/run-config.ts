@@ -143,7 +143,9 @@ export const runConfigSchema = z.strictObject(
     attention: word(ATTENTION_DTYPES)
       .exactOptional()
       .describe('bfloat16: attention over prompts rounds to it on processors made for it; default float32'),
-    kv_cache_dtype: word(KV_CACHE_DTYPES).exactOptional().describe('dtype of the key-value cache; default float32'),
+    kv_cache_dtype: word(KV_CACHE_DTYPES)
+      .exactOptional()
+      .describe('dtype of the key-value cache, int8 on CPU devices only; default float32'),
     max_seq_len: whole(1)
       .exactOptional()
       .describe("prompt and new tokens of a sequence; default min(the model's, 2048)"),
