@@ -1,7 +1,7 @@
 /**
- * Plans BLOOM-176B over the devices of the YAML files here (all, or those named), then runs a model of as many blocks that
- * is narrow enough for any machine: random weights are written, loaded in 8 bits over eight CPU devices, and the tokens
- * compared with those of one device.
+ * Plans BLOOM-176B over the devices of the YAML files here (all, or those named), then runs a model of as many blocks
+ * that is narrow enough for any machine: random weights are written, loaded in 8 bits over eight CPU devices, and the
+ * tokens compared with those of one device.
  *
  *   node examples/bloom-176b/main.mjs [8x40GB …]
  */

@@ -1,6 +1,6 @@
 /**
- * `llm_int8_threshold: auto`: the threshold a model is loaded with, chosen by `chooseThreshold` on a text of the user's. What
- * goes with it is checked before anything is measured.
+ * `llm_int8_threshold: auto`: the threshold a model is loaded with, chosen by `chooseThreshold` on a text of the
+ * user's. What goes with it is checked before anything is measured.
  */
 import { ConfigError } from '@metashard/core';
 import type { LoadModelOptions } from './options.js';
@@ -27,7 +27,10 @@ export function checkAutoThreshold(
     expect('int8_activations: int8', activations, 'leave the threshold out: these activations have no outliers');
 }
 
-/** Measures. Throws ConfigError (the text), what `chooseThreshold` throws, and ConfigError where no threshold is good enough. */
+/**
+ * Measures. Throws ConfigError (the text), what `chooseThreshold` throws, and ConfigError where no threshold is good
+ * enough.
+ */
 export async function chooseLoadThreshold(
   nameOrFolder: string,
   { revision, dtype, llmInt8SkipModules, threads, outliers, llmInt8ThresholdText = '', signal }: LoadModelOptions,

@@ -75,8 +75,9 @@ export interface StepSize {
 }
 
 /**
- * Plans; where memory is short, plans smaller steps as well and says which would fit: `details.fits`, a shorter context for
- * as many sequences and fewer sequences of the same context, else one sequence. Throws what `plan` throws for what was asked.
+ * Plans; where memory is short, plans smaller steps as well and says which would fit: `details.fits`, a shorter context
+ * for as many sequences and fewer sequences of the same context, else one sequence. Throws what `plan` throws for what
+ * was asked.
  */
 export function planOrAdvise<Planned>(asked: StepSize, plan: (step: StepSize) => Planned): Planned {
   try {

@@ -133,8 +133,8 @@ interface SavedQuantization {
 }
 
 /**
- * quantization_config of a checkpoint that was saved in 8 bits, by transformers or by us (`int8_activations`, `outliers`,
- * `llm_int8_head`); null for a float one. Throws UnsupportedConfigError for other quantizations.
+ * quantization_config of a checkpoint that was saved in 8 bits, by transformers or by us (`int8_activations`,
+ * `outliers`, `llm_int8_head`); null for a float one. Throws UnsupportedConfigError for other quantizations.
  */
 function savedQuantization(raw: RawConfig): SavedQuantization | null {
   const config = raw.quantization_config as Record<string, unknown> | undefined | null;

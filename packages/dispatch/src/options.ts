@@ -39,7 +39,9 @@ export interface LoadModelOptions {
   devices?: readonly (string | number)[];
   /** What `auto` minimizes: "latency", a request's time (default), or "throughput", its slowest stage. */
   objective?: Objective;
-  /** What plans weigh prompts against new tokens by. Default: 512 prompt tokens, 128 new ones, `maxBatchSize` sequences. */
+  /**
+   * What plans weigh prompts against new tokens by. Default: 512 prompt tokens, 128 new ones, `maxBatchSize` sequences.
+   */
   expectedUse?: Partial<ExpectedUse>;
   /** Bytes or words ("70GiB") per device. Default: 0.9 of what is available; CPU devices share theirs. */
   maxMemory?: Record<string, string | number>;
@@ -47,7 +49,9 @@ export interface LoadModelOptions {
   dtype?: DType | 'auto';
   /** Default: float, unless the checkpoint is already in 8 bits. */
   loadIn8bit?: boolean;
-  /** Default 6.0. "auto": the largest whose loss on `llmInt8ThresholdText` stays near float's, measured before loading. */
+  /**
+   * Default 6.0. "auto": the largest whose loss on `llmInt8ThresholdText` stays near float's, measured before loading.
+   */
   llmInt8Threshold?: number | 'auto';
   /** File of the text "auto" measures on: any text file, .json (a list of texts) or .jsonl. */
   llmInt8ThresholdText?: string;

@@ -188,9 +188,9 @@ function headRowsWithHead(program: Program, deviceOfOp: DeviceName[]): DeviceNam
 }
 
 /**
- * Where everything fits. `auto` is the placement that answers soonest, with the tied head where it is or returning to its
- * table; the others spread by bytes in the order given, CUDA devices before the CPU takes what they cannot, and the head
- * returns only where a copy of its table does not fit.
+ * Where everything fits. `auto` is the placement that answers soonest, with the tied head where it is or returning to
+ * its table; the others spread by bytes in the order given, CUDA devices before the CPU takes what they cannot, and the
+ * head returns only where a copy of its table does not fit.
  */
 function fittingStages(request: PlanRequest, facts: ProgramFacts, problem: PartitionProblem): Stage[] | undefined {
   const whole = WithReturningHead.of(problem.ranges);
@@ -257,7 +257,10 @@ function wholeArenaBytes(facts: ProgramFacts): number {
 }
 const wholeArenas = new WeakMap<ProgramFacts, number>();
 
-/** Bytes every device may need besides weights and cache, whatever its units are; the exact figure follows from the segments. */
+/**
+ * Bytes every device may need besides weights and cache, whatever its units are; the exact figure follows from the
+ * segments.
+ */
 function perDeviceOverhead(
   { program, devices, dims, vocabSize, maxSeqLen }: PlanRequest,
   facts: ProgramFacts,

@@ -45,8 +45,9 @@ export interface BestPlacement {
 const MOST_CLASSES = 4;
 
 /**
- * The best placement; undefined when nothing fits. Of equal times the one with the fewest devices, then with the smallest largest share of bytes, then the
- * earliest devices: their indices in order of execution, compared from the first on.
+ * The best placement; undefined when nothing fits. Of equal times the one with the fewest devices, then with the
+ * smallest largest share of bytes, then the earliest devices: their indices in order of execution, compared from the
+ * first on.
  */
 export function bestPlacement(problem: PlacementProblem): BestPlacement | undefined {
   const classes = classesOf(problem.devices);
@@ -119,8 +120,9 @@ interface Pass {
 }
 
 /**
- * All criteria exactly, by passes: a table keeps one best beginning per state, which is right only while a better beginning never makes a worse whole. A
- * largest share (or slowest stage) of a beginning may be outdone by what follows, so it is found first and then is a limit.
+ * All criteria exactly, by passes: a table keeps one best beginning per state, which is right only while a better
+ * beginning never makes a worse whole. A largest share (or slowest stage) of a beginning may be outdone by what
+ * follows, so it is found first and then is a limit.
  */
 function searchOrders(problem: PlacementProblem, classes: readonly (readonly number[])[] | undefined) {
   const table = new OrderTable(problem, classes);
@@ -156,8 +158,8 @@ function chainOf(last: Cell): Cell[] {
 }
 
 /**
- * cell(counts, j): units 0 … j - 1 over `counts` devices of each class, O(Π(devices of a class + 1) · classes · units²). Without classes, devices are used
- * in their order only and the state is how many of them were considered.
+ * cell(counts, j): units 0 … j - 1 over `counts` devices of each class, O(Π(devices of a class + 1) · classes ·
+ * units²). Without classes, devices are used in their order only and the state is how many of them were considered.
  */
 class OrderTable {
   readonly #classes: readonly (readonly number[])[];
@@ -279,7 +281,9 @@ function isBetter(
   return tie === 'largest share' ? largest < b.largest : isEarlier(before, device, b);
 }
 
-/** Compares orders of as many devices each: the first difference, which is the last one met on the way back, decides. */
+/**
+ * Compares orders of as many devices each: the first difference, which is the last one met on the way back, decides.
+ */
 function isEarlier(before: Cell | undefined, device: number, b: Cell): boolean {
   let [difference, mine, theirs]: [number, Cell | undefined, Cell | undefined] = [device - b.device, before, b.before];
   while (mine !== undefined && theirs !== undefined && mine !== theirs) {

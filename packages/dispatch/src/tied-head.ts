@@ -1,7 +1,7 @@
 /**
- * An output head tied to the embeddings, kept whole: the head computes on the device that holds the table, which costs a
- * hop back to it and saves the copy that a head elsewhere needs. The model without its head is then partitioned as any
- * other; whoever takes the first unit takes the head with it.
+ * An output head tied to the embeddings, kept whole: the head computes on the device that holds the table, which costs
+ * a hop back to it and saves the copy that a head elsewhere needs. The model without its head is then partitioned as
+ * any other; whoever takes the first unit takes the head with it.
  */
 import type { Ranges, Unit } from './partition.js';
 import {
@@ -13,8 +13,8 @@ import {
 } from './placement.js';
 
 /**
- * The best placement, the tied head where it is with a copy of the table, or returning to the table, whichever is better: a
- * copy costs no time where it fits, a return costs a hop and may save a device. undefined when neither fits.
+ * The best placement, the tied head where it is with a copy of the table, or returning to the table, whichever is
+ * better: a copy costs no time where it fits, a return costs a hop and may save a device. undefined when neither fits.
  */
 export function bestTiedPlacement({ ranges, devices, objective }: PlacementProblem): Stage[] | undefined {
   const copied = bestPlacement({ ranges, devices, objective });

@@ -25,8 +25,8 @@ const MAX_ALIASES = 100;
 
 /**
  * Reads and checks a YAML (or JSON) file. A `model` that is a folder next to the file becomes its absolute path;
- * otherwise it stays as written. `llm_int8_threshold_text` is a file relative to it. Throws ConfigError; details: file, line, column, path, problems (all of them, one line
- * each).
+ * otherwise it stays as written. `llm_int8_threshold_text` is a file relative to it. Throws ConfigError; details: file,
+ * line, column, path, problems (all of them, one line each).
  */
 export function loadConfig(path: string): RunConfig {
   const config = parseConfig(readText(path), path);
