@@ -228,6 +228,17 @@ CUresult on_device(Body &&body) noexcept {
   });
 }
 
+// Forgets the object behind a handle; `missing` is said of a handle that is none.
+template <class T>
+CUresult destroy(Handles<T> Driver::*handles, const void *handle, const char *missing) noexcept {
+  return on_device([&](Driver &driver, auto &, Device &) {
+    const auto object = (driver.*handles).find(handle);
+    if (object == nullptr) return refuse(CUDA_ERROR_INVALID_HANDLE, missing);
+    (driver.*handles).remove(object);
+    return CUDA_SUCCESS;
+  });
+}
+
 // What a call that has waited returns: the device may have been lost meanwhile.
 inline CUresult state_of(const Device &device) {
   return device.lost.status == CUDA_SUCCESS ? CUDA_SUCCESS : refuse(device.lost.status, device.lost.why);

@@ -155,22 +155,10 @@ MS_ENTRY cuGraphInstantiateWithFlags(CUgraphExec *executable, CUgraph handle, un
   });
 }
 
-MS_ENTRY cuGraphDestroy(CUgraph handle) {
-  return on_device([&](Driver &driver, auto &, Device &) {
-    const auto graph = driver.graphs.find(handle);
-    if (graph == nullptr) return refuse(CUDA_ERROR_INVALID_HANDLE, "no such graph");
-    driver.graphs.remove(graph);
-    return CUDA_SUCCESS;
-  });
-}
+MS_ENTRY cuGraphDestroy(CUgraph handle) { return destroy(&Driver::graphs, handle, "no such graph"); }
 
 MS_ENTRY cuGraphExecDestroy(CUgraphExec handle) {
-  return on_device([&](Driver &driver, auto &, Device &) {
-    const auto executable = driver.executables.find(handle);
-    if (executable == nullptr) return refuse(CUDA_ERROR_INVALID_HANDLE, "no such executable graph");
-    driver.executables.remove(executable);
-    return CUDA_SUCCESS;
-  });
+  return destroy(&Driver::executables, handle, "no such executable graph");
 }
 
 MS_ENTRY cuGraphLaunch(CUgraphExec handle, CUstream stream_handle) {

@@ -90,14 +90,7 @@ MS_ENTRY cuEventCreate(CUevent *handle, unsigned int flags) {
   });
 }
 
-MS_ENTRY cuEventDestroy_v2(CUevent handle) {
-  return on_device([&](Driver &driver, auto &, Device &) {
-    const auto event = driver.events.find(handle);
-    if (event == nullptr) return no_such_event();
-    driver.events.remove(event);
-    return CUDA_SUCCESS;
-  });
-}
+MS_ENTRY cuEventDestroy_v2(CUevent handle) { return destroy(&Driver::events, handle, "no such event"); }
 
 MS_ENTRY cuEventRecord(CUevent handle, CUstream stream_handle) {
   return on_device([&](Driver &driver, auto &, Device &device) {
