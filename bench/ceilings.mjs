@@ -1,4 +1,7 @@
-/** The machine's ceilings (native/ceilings.cc) as the benchmarks ask for them: compiled once with the system's compiler, then a child that answers. */
+/**
+ * The machine's ceilings (native/ceilings.cc) as the benchmarks ask for them: compiled once with the system's compiler,
+ * then a child that answers.
+ */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,12 +1,15 @@
 /**
- * Times whole models through the public API: prefill of 512 tokens, decoding of 64 tokens behind prompts of 16, alone and 8 at once; in 8 bits (threshold 6,
- * 16-bit head) and with the float16 weights; loading, start to first token, and memory. Models of a built-in name are generated first (make-model.mjs).
+ * Times whole models through the public API: prefill of 512 tokens, decoding of 64 tokens behind prompts of 16, alone
+ * and 8 at once; in 8 bits (threshold 6, 16-bit head) and with the float16 weights; loading, start to first token, and
+ * memory. Models of a built-in name are generated first (make-model.mjs).
  *
- *   node bench/end-to-end.mjs MODEL… [--reps 5] [--loads 3] [--threads 2] [--modes int8,float16] [--folder DIR] [--patience 60] [--json]
+ *   node bench/end-to-end.mjs MODEL… [--reps 5] [--loads 3] [--threads 2] [--modes int8,float16] [--folder DIR]
+ *                             [--patience 60] [--json]
  *
- * MODEL: a name of model-configs.mjs or a model's folder. Each model and mode is a process of its own; they take turns phase by phase, and the machine's
- * read speed and int8 peak are measured beside every repetition. --patience: seconds to wait in all, per phase, for repetitions during which other
- * processes used less than 3 % of the machine; what stays noisy is marked †.
+ * MODEL: a name of model-configs.mjs or a model's folder. Each model and mode is a process of its own; they take turns
+ * phase by phase, and the machine's read speed and int8 peak are measured beside every repetition. --patience: seconds
+ * to wait in all, per phase, for repetitions during which other processes used less than 3 % of the machine; what stays
+ * noisy is marked †.
  */
 import { fork } from 'node:child_process';
 import { existsSync, readdirSync, statSync } from 'node:fs';
@@ -235,7 +238,9 @@ function loadingRow({ model, mode, loads, checkpointBytes, peakResidentBytes, fa
   ];
 }
 
-/** Outlier columns that a model's 8-bit linears met, least to most; a model where one met none is no measure: invalid. */
+/**
+ * Outlier columns that a model's 8-bit linears met, least to most; a model where one met none is no measure: invalid.
+ */
 function outlierCell(outliers) {
   if (outliers === undefined) return '–';
   const counts = outliers.flatMap(({ decode1, decode8, prefill512 }) => [decode1, decode8, prefill512]);

@@ -1,12 +1,12 @@
 /**
  * Writes a checkpoint of random float16 weights for a config: real safetensors (sharded above 2 GB) and a config.json,
- * no tokenizer. Matrices are N(0, 0.02), norms 1, biases 0; names and shapes come from the module tree. Outlier features
- * are planted as trained models have them (outlier-features.mjs).
+ * no tokenizer. Matrices are N(0, 0.02), norms 1, biases 0; names and shapes come from the module tree. Outlier
+ * features are planted as trained models have them (outlier-features.mjs).
  *
  *   node bench/make-model.mjs CONFIG OUT [--seed 0] [--outliers 7]
  *
- * CONFIG: bloom-560m, bloom-1b7, llama-1b1 or the path of a config.json. --outliers counts features per 4096 inputs of a
- * linear.
+ * CONFIG: bloom-560m, bloom-1b7, llama-1b1 or the path of a config.json. --outliers counts features per 4096 inputs of
+ * a linear.
  */
 import {
   closeSync,

@@ -1,4 +1,7 @@
-/** Shapes of the models that the benchmarks generate: config.json as the published checkpoints have it. No weights, no tokenizers. */
+/**
+ * Shapes of the models that the benchmarks generate: config.json as the published checkpoints have it. No weights, no
+ * tokenizers.
+ */
 
 const bloom = (hidden_size) => ({
   architectures: ['BloomForCausalLM'],
@@ -15,7 +18,9 @@ const bloom = (hidden_size) => ({
   torch_dtype: 'float16',
 });
 
-/** By name: BLOOM-560M and BLOOM-1.7B (Workshop et al. 2022), TinyLlama's shape of a Llama of 1.1 billion parameters. */
+/**
+ * By name: BLOOM-560M and BLOOM-1.7B (Workshop et al. 2022), TinyLlama's shape of a Llama of 1.1 billion parameters.
+ */
 export const MODEL_CONFIGS = {
   'bloom-560m': bloom(1024),
   'bloom-1b7': bloom(2048),

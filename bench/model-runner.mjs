@@ -1,6 +1,6 @@
 /**
- * The child process of bench/end-to-end.mjs: loads one model and runs a phase whenever it is asked to, so that its memory and start are its own and the
- * parent can let several models take turns. Not for calling by hand.
+ * The child process of bench/end-to-end.mjs: loads one model and runs a phase whenever it is asked to, so that its
+ * memory and start are its own and the parent can let several models take turns. Not for calling by hand.
  */
 import { loadModel, native, specBytes, uniformGenerator } from 'metashard';
 import { watchNoise } from './noise.mjs';

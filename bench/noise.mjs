@@ -1,4 +1,7 @@
-/** How much of the machine other processes used while something was measured, so that a disturbed repetition can be taken again. Linux only. */
+/**
+ * How much of the machine other processes used while something was measured, so that a disturbed repetition can be
+ * taken again. Linux only.
+ */
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 

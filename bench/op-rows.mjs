@@ -1,10 +1,11 @@
 /**
- * What bench/ops.mjs times: for every op realistic sizes, its inputs in device memory, and what it cannot do faster than. Correctness of the ops is the
- * test's case table (test/op-cases.ts), whose sizes are too small to time.
+ * What bench/ops.mjs times: for every op realistic sizes, its inputs in device memory, and what it cannot do faster
+ * than. Correctness of the ops is the test's case table (test/op-cases.ts), whose sizes are too small to time.
  *
- * A row is { name, op, build(stage), operations?, unit?, bytes?, floor? }: `operations` counts multiplications and additions, `unit` says which peak they
- * are held to (int8 or float), `bytes` what must pass from or to memory. `floor: false` where the tensors stay in the cache, so that memory's speed says
- * nothing. `build` returns a list of alternatives (op calls one after another); runs take turns, so that weights come from memory and not from the cache.
+ * A row is { name, op, build(stage), operations?, unit?, bytes?, floor? }: `operations` counts multiplications and
+ * additions, `unit` says which peak they are held to (int8 or float), `bytes` what must pass from or to memory.
+ * `floor: false` where the tensors stay in the cache, so that memory's speed says nothing. `build` returns a list of
+ * alternatives (op calls one after another); runs take turns, so that weights come from memory and not from the cache.
  */
 import { ACTIVATION_KINDS, DTYPES, KV_BLOCK_SIZE, native, packedInt8Bytes, specBytes } from 'metashard';
 import { outlierColumns, random } from './stage.mjs';
@@ -259,8 +260,9 @@ const SQUARE = [4096, 4096];
 const COUNT = 4096 * 4096;
 
 /**
- * Ops on a weight [4096, 4096] as it is loaded or saved, out of the cache. Outputs are one for all, touched by the warm-up: first touches of fresh memory
- * are the system's time and not the op's. `bytes` are read and written, of quantize_weight read.
+ * Ops on a weight [4096, 4096] as it is loaded or saved, out of the cache. Outputs are one for all, touched by the
+ * warm-up: first touches of fresh memory are the system's time and not the op's. `bytes` are read and written, of
+ * quantize_weight read.
  */
 function addConversion(op, name, bytes, { source, inputs = () => [], outputs, attributes = [] }) {
   add(op, `${name} [4096, 4096]`, {

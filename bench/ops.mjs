@@ -1,11 +1,12 @@
 /**
- * Times every op of the CPU backend alone, through the addon, and holds each to its floor: the bytes it must read over the machine's plain read speed, or
- * its operations over the registers' peak, whichever takes longer, both measured beside it in the same run. Weights rotate through more than 512 MB.
+ * Times every op of the CPU backend alone, through the addon, and holds each to its floor: the bytes it must read over
+ * the machine's plain read speed, or its operations over the registers' peak, whichever takes longer, both measured
+ * beside it in the same run. Weights rotate through more than 512 MB.
  *
  *   node bench/ops.mjs [FILTER] [--threads 2] [--time 400] [--tries 3] [--folder DIR] [--json]
  *
- * FILTER: only rows whose name contains it. --time: milliseconds a row. --tries: how often a row is taken that other processes disturb; one that stays
- * disturbed is marked †. --folder keeps the compiled probe.
+ * FILTER: only rows whose name contains it. --time: milliseconds a row. --tries: how often a row is taken that other
+ * processes disturb; one that stays disturbed is marked †. --folder keeps the compiled probe.
  */
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -63,8 +64,8 @@ async function timeRow({ name, build }, tries, settings) {
 }
 
 /**
- * Results of all rows: { name, op, ms, noisy, gigabytes, tera, floorMs, outliers } (GB/s, 10¹² operations a second; floorMs null where there is none).
- * `onRow` hears of each as it comes.
+ * Results of all rows: { name, op, ms, noisy, gigabytes, tera, floorMs, outliers } (GB/s, 10¹² operations a second;
+ * floorMs null where there is none). `onRow` hears of each as it comes.
  */
 export async function runOps({ threads, time, folder, tries = 1, filter = '', onRow = () => {} }) {
   ensureBackend('cpu');
@@ -97,7 +98,10 @@ async function measureCeilings(ceilings, isa) {
   return { read: await ceilings.read(), int8: await ceilings.int8(isa), float: await ceilings.float() };
 }
 
-/** The row beside its floor; the better of the two measurements around it counts, so that a disturbed one flatters nothing. */
+/**
+ * The row beside its floor; the better of the two measurements around it counts, so that a disturbed one flatters
+ * nothing.
+ */
 function judge({ name, op, operations = 0, unit, bytes, floor = true, outliers }, { ms, noise, measured }) {
   const best = (what) => Math.max(...measured.map((one) => one[what]));
   const readMs = bytes / best('read') / 1e6;

@@ -1,6 +1,7 @@
 /**
- * Counts the outlier columns that LLM.int8() meets in a model's linears: the model cut to its first blocks is run eagerly over random token ids, and the
- * input of every 8-bit linear is looked at. A benchmark whose linears meet none has not done the method's work.
+ * Counts the outlier columns that LLM.int8() meets in a model's linears: the model cut to its first blocks is run
+ * eagerly over random token ids, and the input of every 8-bit linear is looked at. A benchmark whose linears meet none
+ * has not done the method's work.
  *
  *   node bench/outlier-columns.mjs MODEL [--blocks 4] [--threshold 6]
  */
@@ -26,9 +27,9 @@ const SEQUENCES = 8;
 const PREFILL = 512;
 
 /**
- * Columns met per linear of a kind (`self_attn.q_proj`): { kind, width, decode1, decode8, prefill512 }, each the mean over
- * the blocks, and 0 where any linear of that kind met none. Decode rows are the last tokens of 8 sequences, alone and
- * together.
+ * Columns met per linear of a kind (`self_attn.q_proj`): { kind, width, decode1, decode8, prefill512 }, each the mean
+ * over the blocks, and 0 where any linear of that kind met none. Decode rows are the last tokens of 8 sequences, alone
+ * and together.
  */
 export async function countOutlierColumns(folder, { blocks = 4, threshold = 6 } = {}) {
   const { model, config } = await loadFirstBlocks(folder, blocks, threshold);
@@ -120,7 +121,9 @@ function columnsBeyond(x, threshold, rows) {
   return beyond.reduce((sum, one) => sum + one, 0);
 }
 
-/** The counts of models, [{ model, outliers }], as a table; a count of 0 says that a model is no measure of the method. */
+/**
+ * The counts of models, [{ model, outliers }], as a table; a count of 0 says that a model is no measure of the method.
+ */
 export function outlierTable(models) {
   const rows = models.flatMap(({ model, outliers }) =>
     outliers.map(({ kind, width, decode1, decode8, prefill512 }) => [

@@ -7,9 +7,9 @@
  * - The embedding (or its norm's bias, where it has one) writes a large constant into a few features of the hidden
  *   states. It dominates them through all blocks, hence every norm gives these columns about sqrt(hidden size /
  *   features), which the norm's weight halves: about 12. The final norm's weight takes them out of the logits.
- * - Linears behind attention and the MLP's activation have no norm before them: a few rows of the values' projection and
- *   of the MLP's first linear read the features, which makes a constant of that size in their output. Attention keeps
- *   it (its weights sum to 1), GELU too; Llama's gate and up give 4 each, and SiLU(4) × 4 = 15.7.
+ * - Linears behind attention and the MLP's activation have no norm before them: a few rows of the values' projection
+ *   and of the MLP's first linear read the features, which makes a constant of that size in their output. Attention
+ *   keeps it (its weights sum to 1), GELU too; Llama's gate and up give 4 each, and SiLU(4) × 4 = 15.7.
  */
 import { nn } from 'metashard';
 

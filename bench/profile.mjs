@@ -1,6 +1,7 @@
 /**
- * Where the time of a step goes: runs the program that a model is loaded as, op by op, on the CPU with the model's weights, and prints the ops by cost.
- * For those who tune kernels. Nothing but ops is timed; what the executors add shows in bench/end-to-end.mjs.
+ * Where the time of a step goes: runs the program that a model is loaded as, op by op, on the CPU with the model's
+ * weights, and prints the ops by cost. For those who tune kernels. Nothing but ops is timed; what the executors add
+ * shows in bench/end-to-end.mjs.
  *
  *   node bench/profile.mjs MODEL [--phase prefill,decode,decode8] [--float] [--context 48] [--threads 2] [--reps 10]
  */
@@ -39,7 +40,9 @@ async function programOf(folder, float, threads) {
   return program;
 }
 
-/** Weights in place by tensor id: as they are, or quantized where the program wants int8. Names are the checkpoint's. */
+/**
+ * Weights in place by tensor id: as they are, or quantized where the program wants int8. Names are the checkpoint's.
+ */
 async function placeWeights(stage, program, folder) {
   const index = await openCheckpoint(folder);
   const places = new Map();

@@ -5,9 +5,9 @@
  *   npm run bench -- [--quick] [--only models|cases|ops] [--models bloom-560m,llama-1b1,bloom-1b7] [--threads 2]
  *                    [--folder DIR] [--patience 60] [--no-write]
  *
- * --quick: short runs of the two smaller models, printed only. --only: measures one part again and keeps the others from
- * the last run. --folder (default: metashard-bench in the temporary folder) takes the generated models, about 7 GB, the
- * compiled probe and the results. --patience: see end-to-end.mjs.
+ * --quick: short runs of the two smaller models, printed only. --only: measures one part again and keeps the others
+ * from the last run. --folder (default: metashard-bench in the temporary folder) takes the generated models, about
+ * 7 GB, the compiled probe and the results. --patience: see end-to-end.mjs.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';

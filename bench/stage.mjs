@@ -1,4 +1,7 @@
-/** Device memory for timing single ops through the addon: tensors with random or given values, and op calls with everything encoded beforehand. */
+/**
+ * Device memory for timing single ops through the addon: tensors with random or given values, and op calls with
+ * everything encoded beforehand.
+ */
 import {
   DeviceContext,
   DTYPES,
@@ -26,7 +29,10 @@ const normals = Float32Array.from(
 /** Outlier columns planted in K features: 7 of 4096, at least one. */
 export const outlierColumns = (K) => Math.max(1, Math.round((7 * K) / 4096));
 
-/** One context on the CPU; `close` frees all it gave. A tensor is { buffer, dims, dtype, layout } and, where it is a view, { offset, strides }. */
+/**
+ * One context on the CPU; `close` frees all it gave. A tensor is { buffer, dims, dtype, layout } and, where it is a
+ * view, { offset, strides }.
+ */
 export class Stage {
   #context = new DeviceContext(parseDevice('cpu'));
   #scratch = { bytes: 0, buffer: 0 };

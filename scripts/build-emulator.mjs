@@ -1,7 +1,7 @@
 /**
- * Builds the emulated GPU driver and the kernels for it (packages/cuda/native/emulator): `node scripts/build-emulator.mjs`,
- * with `--tests` also the emulator's own test programs. What is up to date is not built again: the build system knows,
- * in about 0.1 s.
+ * Builds the emulated GPU driver and the kernels for it (packages/cuda/native/emulator):
+ * `node scripts/build-emulator.mjs`, with `--tests` also the emulator's own test programs. What is up to date is not
+ * built again: the build system knows, in about 0.1 s.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';

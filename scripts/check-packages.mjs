@@ -1,4 +1,5 @@
-// Packs every package, installs the tarballs into an empty folder as a user would, and runs there the README's first program and `npx metashard --help`.
+// Packs every package, installs the tarballs into an empty folder as a user would, and runs there the README's first
+// program and `npx metashard --help`.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,5 @@
-// Makes a fresh clone runnable (with --tests also testable): installs with the pinned pnpm, compiles TypeScript, builds the native parts. Each step is skipped when its inputs have not changed.
+// Makes a fresh clone runnable (with --tests also testable): installs with the pinned pnpm, compiles TypeScript, builds
+// the native parts. Each step is skipped when its inputs have not changed.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,6 @@
-/** Models as JSON graphs, by shape alone: the large ones that planner_cases.json describes in words, and random ones. */
+/**
+ * Models as JSON graphs, by shape alone: the large ones that planner_cases.json describes in words, and random ones.
+ */
 import fc from 'fast-check';
 import type { JsonGraph, JsonNode, JsonTensor } from 'metashard/accelerate';
 

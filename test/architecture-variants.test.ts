@@ -1,6 +1,7 @@
 /**
- * What the golden models do not show of OPT, GPT-2 and T5: config fields that change the computation (against transformers:
- * fixtures/architectures), Conv1D's transposed weights in every way they are stored, parameter counts, and T5 as a tree.
+ * What the golden models do not show of OPT, GPT-2 and T5: config fields that change the computation (against
+ * transformers: fixtures/architectures), Conv1D's transposed weights in every way they are stored, parameter counts,
+ * and T5 as a tree.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,7 @@
-/** BLOOM-176B from its config alone, by the command line, on a machine without GPUs: plans as checked in, what-if tables, the estimate. */
+/**
+ * BLOOM-176B from its config alone, by the command line, on a machine without GPUs: plans as checked in, what-if
+ * tables, the estimate.
+ */
 import { mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,6 +1,6 @@
 /**
- * Calibration: what is measured is kept for this machine and told apart from another's; copies between emulated GPUs are
- * measured and proved. No figure is asserted. The emulated driver is chosen before the backend loads.
+ * Calibration: what is measured is kept for this machine and told apart from another's; copies between emulated GPUs
+ * are measured and proved. No figure is asserted. The emulated driver is chosen before the backend loads.
  */
 process.env.METASHARD_CUDA_EMULATED = '2x1GiB';
 

@@ -1,4 +1,7 @@
-/** The command line: help, usage errors and exit codes in this process; a run, Ctrl-C and a closed pipe in one of its own. */
+/**
+ * The command line: help, usage errors and exit codes in this process; a run, Ctrl-C and a closed pipe in one of its
+ * own.
+ */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,6 +1,6 @@
 /**
- * The CUDA plugin without a GPU: that it loads, and what it says where there is no driver. A backend is loaded once per process, so
- * each case is a process of its own. What the plugin does with devices is tested over the emulated driver.
+ * The CUDA plugin without a GPU: that it loads, and what it says where there is no driver. A backend is loaded once per
+ * process, so each case is a process of its own. What the plugin does with devices is tested over the emulated driver.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';

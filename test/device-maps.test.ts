@@ -1,7 +1,7 @@
 /**
- * The 132 device maps that accelerate makes for real model shapes (fixtures/device_maps.json), like for like: its sizes, no
- * cache, no reserve. Our trees have its parameters; our partition fits every budget, never leaves the GPUs where
- * accelerate's map does not, spreads at least as evenly, and spills no more.
+ * The 132 device maps that accelerate makes for real model shapes (fixtures/device_maps.json), like for like: its
+ * sizes, no cache, no reserve. Our trees have its parameters; our partition fits every budget, never leaves the GPUs
+ * where accelerate's map does not, spreads at least as evenly, and spills no more.
  */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -42,7 +42,10 @@ function sizeOptions(model: Module, { mode, kept_in_float16: kept }: Case): Size
   };
 }
 
-/** Bytes of parameters by path. Buffers, rotary frequencies, are some hundred bytes that the two keep in different modules. */
+/**
+ * Bytes of parameters by path. Buffers, rotary frequencies, are some hundred bytes that the two keep in different
+ * modules.
+ */
 function parameterSizes(model: Module, one: Case): Sizes {
   const options = sizeOptions(model, one);
   const buffers = computeModuleSizes(model, { ...options, buffersOnly: true });
@@ -50,7 +53,10 @@ function parameterSizes(model: Module, one: Case): Sizes {
   return Object.fromEntries(all.map(([path, bytes]) => [path, bytes - (buffers[path] ?? 0)]));
 }
 
-/** Paths of what a map never cuts, in order of execution; without the heads that are tied, which go where their tensor is. */
+/**
+ * Paths of what a map never cuts, in order of execution; without the heads that are tied, which go where their tensor
+ * is.
+ */
 function unitPaths(model: Module, { no_split_module_classes: noSplit }: Case, sizes: Sizes): string[] {
   const modules = model.namedModules();
   const blocks = modules.filter(([, module]) => noSplit.includes(module.constructor.name)).map(([path]) => path);
@@ -80,7 +86,10 @@ interface Shares {
   outside: number;
 }
 
-/** What our `balanced` gives: spread over the GPUs, or where these are too small, one filled after another and the rest outside. */
+/**
+ * What our `balanced` gives: spread over the GPUs, or where these are too small, one filled after another and the rest
+ * outside.
+ */
 function ourShares(ranges: Ranges, budgets: readonly number[], cpu: number): Shares {
   const spread = balancedPartition({ ranges, capacities: budgets });
   const ends = spread ?? sequentialPartition({ ranges, capacities: [...budgets, cpu, Number.POSITIVE_INFINITY] }) ?? [];

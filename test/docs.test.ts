@@ -1,4 +1,7 @@
-/** Documentation that cannot go stale unseen: keys, variables and flags against the schema and the sources, error codes against the classes, links, sample plans. */
+/**
+ * Documentation that cannot go stale unseen: keys, variables and flags against the schema and the sources, error codes
+ * against the classes, links, sample plans.
+ */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';

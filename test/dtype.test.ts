@@ -28,7 +28,9 @@ function bitsOf(value: number): number {
 /** The next float32 away from zero (step 1) or towards it (step -1). */
 const nextFloat = (value: number, step: 1 | -1): number => floatOf(bitsOf(value) + step);
 
-/** A float16's value by moving its bits to float32's place and scaling the exponent by 2^(127 - 15); finite ones only. */
+/**
+ * A float16's value by moving its bits to float32's place and scaling the exponent by 2^(127 - 15); finite ones only.
+ */
 function halfValue(bits: number): number {
   const magnitude = floatOf((bits & 0x7fff) << 13) * 2 ** 112;
   return bits & 0x8000 ? -magnitude : magnitude;

@@ -1,4 +1,6 @@
-/** Errors keep class, code, hint, details and cause across structured clone, a worker and a second copy of the package. */
+/**
+ * Errors keep class, code, hint, details and cause across structured clone, a worker and a second copy of the package.
+ */
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';

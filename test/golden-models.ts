@@ -1,4 +1,7 @@
-/** The golden checkpoints of test/fixtures/models and what transformers computed for them, read for end-to-end tests. Not a test itself. */
+/**
+ * The golden checkpoints of test/fixtures/models and what transformers computed for them, read for end-to-end tests.
+ * Not a test itself.
+ */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 

@@ -1,6 +1,6 @@
 /**
- * Tensors in host memory for testing ops: any dtype, strides and offset over one block of bytes, or the packed int8 layout, with their values as
- * float64 in row-major order. Plain and slow on purpose; nothing here calls native code.
+ * Tensors in host memory for testing ops: any dtype, strides and offset over one block of bytes, or the packed int8
+ * layout, with their values as float64 in row-major order. Plain and slow on purpose; nothing here calls native code.
  */
 import {
   bfloat16BitsToFloat32,

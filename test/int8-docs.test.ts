@@ -1,4 +1,7 @@
-/** The numbers of docs/int8.md: each is computed here, and found in the page as written. Reference maths and the CPU's kernels. */
+/**
+ * The numbers of docs/int8.md: each is computed here, and found in the page as written. Reference maths and the CPU's
+ * kernels.
+ */
 import { readFileSync } from 'node:fs';
 import {
   F,

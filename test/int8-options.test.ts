@@ -1,6 +1,7 @@
 /**
- * The options beside load_in_8bit, end to end: float activations, an int8 head (and the table tied to it), a 16-bit cache. Numbers against the float
- * model, bytes in the plan, the same bits over devices and from a packed store, refusals.
+ * The options beside load_in_8bit, end to end: float activations, an int8 head (and the table tied to it), a 16-bit
+ * cache. Numbers against the float model, bytes in the plan, the same bits over devices and from a packed store,
+ * refusals.
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,7 +1,6 @@
 /**
- * Every step of the int8 linears of three models' first blocks, from the stored inputs (computed in float64 from float32
- * weights and activations):
- * the reference maths, and the cpu's quantization of the same weights.
+ * Every step of the int8 linears of three models' first blocks, from the stored inputs (computed in float64 from
+ * float32 weights and activations): the reference maths, and the cpu's quantization of the same weights.
  */
 import { fileURLToPath } from 'node:url';
 import {

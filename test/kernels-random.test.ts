@@ -1,6 +1,7 @@
 /**
- * The matrix kernels of every instruction set against the portable ones, over random shapes, strides, dtypes and values. The case table
- * (ops-cpu.test.ts) holds the portable ones to the reference; this one looks for what fixed cases miss. METASHARD_TEST_SEED repeats a run.
+ * The matrix kernels of every instruction set against the portable ones, over random shapes, strides, dtypes and
+ * values. The case table (ops-cpu.test.ts) holds the portable ones to the reference; this one looks for what fixed
+ * cases miss. METASHARD_TEST_SEED repeats a run.
  */
 import { fileURLToPath } from 'node:url';
 import { type ContextId, DTYPES, type DType, type Layout, native, type OpName } from '@metashard/core';
@@ -184,7 +185,10 @@ function tolerance({ op, built }: Call): (row: number, column: number) => number
 
 const same = (a: number, b: number): boolean => a === b || (Number.isNaN(a) && Number.isNaN(b));
 
-/** The bytes of packed and integer outputs, and of quantization scales, must be equal; float outputs may be rounded otherwise. */
+/**
+ * The bytes of packed and integer outputs, and of quantization scales, must be equal; float outputs may be rounded
+ * otherwise.
+ */
 function problemsOf(call: Call, got: HostTensor[], wanted: HostTensor[]): string[] {
   if (['linear', 'int8_linear', 'int8_weight_linear'].includes(call.op)) return floatProblems(call, got[0], wanted[0]);
   return wanted.flatMap((tensor, i) => {

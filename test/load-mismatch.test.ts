@@ -1,4 +1,6 @@
-/** Checkpoints that do not belong to their config.json: one list of what is wrong, or, not strict, a warning and zeros. */
+/**
+ * Checkpoints that do not belong to their config.json: one list of what is wrong, or, not strict, a warning and zeros.
+ */
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

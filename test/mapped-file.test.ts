@@ -1,4 +1,7 @@
-/** Files mapped as buffers: used in place, shared, never written, and a file that is cut short under a mapping is an error, not the end of the process. */
+/**
+ * Files mapped as buffers: used in place, shared, never written, and a file that is cut short under a mapping is an
+ * error, not the end of the process.
+ */
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

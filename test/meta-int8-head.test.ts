@@ -1,4 +1,7 @@
-/** Float activations of Linear8bitLt, and embeddings that share an int8 head: numbers, state dicts, recording. On the cpu backend. */
+/**
+ * Float activations of Linear8bitLt, and embeddings that share an int8 head: numbers, state dicts, recording. On the
+ * cpu backend.
+ */
 import '@metashard/cpu';
 import { F, randn, type Tensor, tensor } from '@metashard/core';
 import { type Int8Params, Linear8bitLt, nn, record, replaceLinear } from '@metashard/meta';

@@ -1,4 +1,7 @@
-/** The golden models end to end through the public API: float and int8 logits, hidden states, padding, greedy text, decoding against a full forward, device maps. */
+/**
+ * The golden models end to end through the public API: float and int8 logits, hidden states, padding, greedy text,
+ * decoding against a full forward, device maps.
+ */
 import { type DeviceMap, type LoadedModel, type LoadModelOptions, loadModel, planModel } from 'metashard';
 import { describe, expect, it } from 'vitest';
 import { distance, floats, type Golden, readGolden, relativeError, rowsOf } from './golden-models.js';

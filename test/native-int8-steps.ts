@@ -1,9 +1,15 @@
-/** The stored int8 steps of a golden model's first block, computed by the native ops of one device: integers equal, outputs within 1e-6 of their norm. Not a test itself. */
+/**
+ * The stored int8 steps of a golden model's first block, computed by the native ops of one device: integers equal,
+ * outputs within 1e-6 of their norm. Not a test itself.
+ */
 import { fileURLToPath } from 'node:url';
 import { callOp, F, loadSafetensors, type Tensor } from '@metashard/core';
 import { expect } from 'vitest';
 
-/** Runs every linear whose input is stored; biases are left to the model tests, so outputs are compared without them where a step has one. */
+/**
+ * Runs every linear whose input is stored; biases are left to the model tests, so outputs are compared without them
+ * where a step has one.
+ */
 export async function expectNativeSteps(model: string, device: string): Promise<number> {
   const folder = fileURLToPath(new URL(`./fixtures/models/${model}/`, import.meta.url));
   const steps = await loadSafetensors(`${folder}int8_steps.safetensors`);

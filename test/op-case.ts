@@ -1,5 +1,6 @@
 /**
- * What a case of the op table (op-cases.ts) is: seeded inputs, outputs to fill, the error allowed. The pieces all groups of cases are made of.
+ * What a case of the op table (op-cases.ts) is: seeded inputs, outputs to fill, the error allowed. The pieces all
+ * groups of cases are made of.
  */
 import type { DType, OpName } from '@metashard/core';
 import { elements, type HostTensor, hostTensor, type Placement } from './host-tensor.js';

@@ -1,4 +1,7 @@
-/** The op table on the CPU backend, at every instruction set level of this processor and with several numbers of threads. */
+/**
+ * The op table on the CPU backend, at every instruction set level of this processor and with several numbers of
+ * threads.
+ */
 import { fileURLToPath } from 'node:url';
 import { type ContextId, DTYPES, type DType, native, OP_NAMES, type OpName } from '@metashard/core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';

@@ -1,4 +1,7 @@
-/** The packed store: written once, used in place, the same bits; of other files or another layout it is not used; broken it is a typed error. */
+/**
+ * The packed store: written once, used in place, the same bits; of other files or another layout it is not used; broken
+ * it is a typed error.
+ */
 import {
   cpSync,
   mkdtempSync,

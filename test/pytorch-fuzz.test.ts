@@ -1,6 +1,6 @@
 /**
- * 10,200 mutated PyTorch files: each is read correctly or refused with a CheckpointError, quickly, in bounded memory, and
- * nothing in them runs.
+ * 10,200 mutated PyTorch files: each is read correctly or refused with a CheckpointError, quickly, in bounded memory,
+ * and nothing in them runs.
  */
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,7 @@
-/** Runs cases of the op table (op-cases.ts) on a native backend and compares with the reference (op-reference.ts). Knows no backend by name. */
+/**
+ * Runs cases of the op table (op-cases.ts) on a native backend and compares with the reference (op-reference.ts). Knows
+ * no backend by name.
+ */
 import {
   type BufferId,
   type ContextId,
@@ -106,7 +109,10 @@ export function runOpCase(device: OpDevice, op: OpCase['op'], built: BuiltCase) 
   }
 }
 
-/** What of a case differs from the reference, one line a tensor; empty where all is well. `oracle`: hold it to `oracleUlps` where there is one. */
+/**
+ * What of a case differs from the reference, one line a tensor; empty where all is well. `oracle`: hold it to
+ * `oracleUlps` where there is one.
+ */
 export function checkOpCase(device: OpDevice, item: OpCase, oracle = false): string[] {
   const built = item.build();
   const expected = OP_REFERENCES[item.op](built.inputs, built.attributes, built.outputs);

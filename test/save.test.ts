@@ -1,4 +1,7 @@
-/** saveCheckpoint: what is saved loads again to the same bits, in float and 8 bits, whole and in shards; an interrupted save leaves nothing. */
+/**
+ * saveCheckpoint: what is saved loads again to the same bits, in float and 8 bits, whole and in shards; an interrupted
+ * save leaves nothing.
+ */
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

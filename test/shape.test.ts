@@ -1,4 +1,7 @@
-/** Strides and views against a naive model that lists every element's position in the storage. On meta: no memory, no native code. */
+/**
+ * Strides and views against a naive model that lists every element's position in the storage. On meta: no memory, no
+ * native code.
+ */
 import {
   elementCount,
   empty,
@@ -92,7 +95,10 @@ describe('shapes', () => {
   });
 });
 
-/** One random view operation on both; undefined where it does not apply (flatten of what does not lie densely must say so). */
+/**
+ * One random view operation on both; undefined where it does not apply (flatten of what does not lie densely must say
+ * so).
+ */
 function applyStep(
   view: Tensor,
   model: Model,

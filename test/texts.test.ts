@@ -1,4 +1,7 @@
-/** Real story models: greedy continuations as transformers computes them, in float and int8; the checkpoint that transformers saved in 8 bits. */
+/**
+ * Real story models: greedy continuations as transformers computes them, in float and int8; the checkpoint that
+ * transformers saved in 8 bits.
+ */
 import { readFileSync } from 'node:fs';
 import { type LoadModelOptions, loadModel } from 'metashard';
 import { describe, expect, it } from 'vitest';
@@ -20,8 +23,8 @@ const FOLDERS: Record<string, string> = {
 };
 
 /**
- * Tokens that agree before the first step whose two best logits are closer than `margin` standard deviations (where either may be chosen).
- * Returns the first disagreement before that, or null.
+ * Tokens that agree before the first step whose two best logits are closer than `margin` standard deviations (where
+ * either may be chosen). Returns the first disagreement before that, or null.
  */
 async function firstDisagreement(
   folder: string,

@@ -1,4 +1,7 @@
-/** Tokenizer, streaming detokenisation, stop strings and chat templates: real tokenizers against known ids, and every stream against the whole decode. */
+/**
+ * Tokenizer, streaming detokenisation, stop strings and chat templates: real tokenizers against known ids, and every
+ * stream against the whole decode.
+ */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

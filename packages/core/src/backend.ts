@@ -1,6 +1,7 @@
 /**
- * Backends by device type: which shared object serves `cpu` and `cuda` (they register themselves), the contexts this thread has open, and the
- * translation of native statuses into typed errors. The meta backend registers an OpBackend of its own (packages/meta).
+ * Backends by device type: which shared object serves `cpu` and `cuda` (they register themselves), the contexts this
+ * thread has open, and the translation of native statuses into typed errors. The meta backend registers an OpBackend of
+ * its own (packages/meta).
  */
 import { type Device, type DeviceName, type DeviceType, parseDevice } from './device.js';
 import { DTYPES } from './dtype.js';
@@ -72,7 +73,10 @@ export function registerBackend(type: 'cpu' | 'cuda', pluginPath: string): void 
   plugins.set(type, pluginPath);
 }
 
-/** Opens the backend of a device type. Throws NotCompiledError (nobody registered it or its file is missing), DeviceUnavailableError (no driver). */
+/**
+ * Opens the backend of a device type. Throws NotCompiledError (nobody registered it or its file is missing),
+ * DeviceUnavailableError (no driver).
+ */
 export function ensureBackend(type: DeviceType): void {
   const path = plugins.get(type);
   if (path === undefined) {
@@ -139,7 +143,10 @@ export function contextOf(device: Device): DeviceContext {
   return context;
 }
 
-/** Where the outputs of an op go beyond what its shape rule says: another float dtype (`cast`), a packed layout (`quantize_weight`). */
+/**
+ * Where the outputs of an op go beyond what its shape rule says: another float dtype (`cast`), a packed layout
+ * (`quantize_weight`).
+ */
 export type OutputSpecs = readonly TensorSpec[];
 
 /** What computes ops eagerly on one type of device. `outputs` are the specs to make. */
@@ -160,8 +167,9 @@ export function registerOpBackend(type: DeviceType, backend: OpBackend): void {
 }
 
 /**
- * Runs an op where its inputs live: any input on meta makes it a meta op (recorded, not computed). Shapes and dtypes are checked first.
- * Throws ShapeError, DtypeError, ArgumentError (inputs on several devices), and what the backend throws.
+ * Runs an op where its inputs live: any input on meta makes it a meta op (recorded, not computed). Shapes and dtypes
+ * are checked first. Throws ShapeError, DtypeError, ArgumentError (inputs on several devices), and what the backend
+ * throws.
  */
 export function callOp(
   op: OpName,

@@ -1,6 +1,7 @@
 /**
  * A checkpoint on disk (safetensors or PyTorch) as an index: which tensors there are and where their bytes lie. Reads
- * headers only, never tensor data (that is `load-safetensors.ts` and the addon's `loadWeight`), and trusts nothing in them.
+ * headers only, never tensor data (that is `load-safetensors.ts` and the addon's `loadWeight`), and trusts nothing in
+ * them.
  */
 import { readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';

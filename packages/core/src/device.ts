@@ -1,4 +1,7 @@
-/** Device names: `cpu`, `cpu:0`…, `cuda:0`…, `disk`, `meta`; plain integers mean `cuda:N`. Names only; opening devices is `backend.ts`. */
+/**
+ * Device names: `cpu`, `cpu:0`…, `cuda:0`…, `disk`, `meta`; plain integers mean `cuda:N`. Names only; opening devices
+ * is `backend.ts`.
+ */
 import { DeviceMapError } from './errors.js';
 
 export type DeviceType = 'cpu' | 'cuda' | 'disk' | 'meta';
@@ -14,7 +17,10 @@ export interface Device {
 
 const PATTERN = /^(cpu|cuda)(?::(\d{1,4}))?$/;
 
-/** Reads a device in any accepted spelling. `cpu` is `cpu:0`, `cuda` is `cuda:0`, `1` is `cuda:1`. Throws DeviceMapError. */
+/**
+ * Reads a device in any accepted spelling. `cpu` is `cpu:0`, `cuda` is `cuda:0`, `1` is `cuda:1`. Throws
+ * DeviceMapError.
+ */
 export function parseDevice(value: string | number): Device {
   if (typeof value === 'number' || /^\d+$/.test(value)) {
     const index = Number(value);

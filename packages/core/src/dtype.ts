@@ -1,4 +1,7 @@
-/** The dtypes of metashard: one table with codes, widths and the names other formats give them. No conversion of data here (see `float16.ts`). */
+/**
+ * The dtypes of metashard: one table with codes, widths and the names other formats give them. No conversion of data
+ * here (see `float16.ts`).
+ */
 import { DtypeError } from './errors.js';
 
 export type DType = 'float32' | 'float16' | 'bfloat16' | 'int8' | 'uint8' | 'int32' | 'int64' | 'bool';

@@ -1,7 +1,7 @@
 /**
- * Every error metashard throws on purpose. One base class with a stable `code` and one `hint`; branded, so that `isInstance` holds
- * across duplicate installs, and rebuilt with its class after a worker boundary (`toPlainError`, `fromPlainError`).
- * A message reads: where: what, expected and got; one line, no trailing period, values with units.
+ * Every error metashard throws on purpose. One base class with a stable `code` and one `hint`; branded, so that
+ * `isInstance` holds across duplicate installs, and rebuilt with its class after a worker boundary (`toPlainError`,
+ * `fromPlainError`). A message reads: where: what, expected and got; one line, no trailing period, values with units.
  */
 const BRAND = Symbol.for('metashard.error');
 
@@ -141,7 +141,10 @@ export function fromPlainError(plain: PlainError): Error {
   return error;
 }
 
-/** "did you mean …" for a mistyped word: the nearest candidate within a third of its length, or undefined. Levenshtein distance. */
+/**
+ * "did you mean …" for a mistyped word: the nearest candidate within a third of its length, or undefined. Levenshtein
+ * distance.
+ */
 export function nearestWord(word: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined;
   let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1;

@@ -1,4 +1,7 @@
-/** float16 and bfloat16 ↔ float32 in JavaScript, IEEE round-to-nearest-even, for tests, constants and the reference maths. Weights never come this way. */
+/**
+ * float16 and bfloat16 ↔ float32 in JavaScript, IEEE round-to-nearest-even, for tests, constants and the reference
+ * maths. Weights never come this way.
+ */
 const scratchFloat = new Float32Array(1);
 const scratchBits = new Uint32Array(scratchFloat.buffer);
 

@@ -1,6 +1,6 @@
 /**
- * The ops as functions of tensors, in PyTorch's words; they run where their inputs live (cpu, cuda) or are recorded (meta).
- * Inputs of other float dtypes are computed in float32 and the result is rounded once to the input's dtype.
+ * The ops as functions of tensors, in PyTorch's words; they run where their inputs live (cpu, cuda) or are recorded
+ * (meta). Inputs of other float dtypes are computed in float32 and the result is rounded once to the input's dtype.
  */
 
 import { callOp, nativeOpBackend, registerOpBackend } from './backend.js';
@@ -50,7 +50,9 @@ export function clone(x: Tensor): Tensor {
     : (callOp('copy', [x], [], [{ dims: x.dims, dtype: x.dtype, layout: x.layout }])[0] as Tensor);
 }
 
-/** Moves and casts; x itself where nothing changes. Throws StateError when leaving meta, whose tensors have no values. */
+/**
+ * Moves and casts; x itself where nothing changes. Throws StateError when leaving meta, whose tensors have no values.
+ */
 export function to(x: Tensor, { device, dtype }: { device?: DeviceName; dtype?: DType }): Tensor {
   const typed = dtype === undefined ? x : cast(x, dtype);
   const target = parseDevice(device ?? typed.device);
@@ -95,7 +97,10 @@ export interface Int8LinearOptions {
   outliers: 'per-batch' | 'per-row';
 }
 
-/** LLM.int8(): quantizes x by row, multiplies in int8, adds the outlier part; see `int8_quantize` and `int8_linear` in ops.ts. */
+/**
+ * LLM.int8(): quantizes x by row, multiplies in int8, adds the outlier part; see `int8_quantize` and `int8_linear` in
+ * ops.ts.
+ */
 export function int8Linear(
   x: Tensor,
   CB: Tensor,

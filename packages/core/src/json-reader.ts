@@ -62,7 +62,8 @@ export class JsonReader {
     }
     this.#at = end + 1;
     try {
-      return JSON.parse(this.text.slice(start, end + 1)) as string; // escapes, and control characters that must not be there
+      // Reads the escapes, and refuses control characters that must not be there.
+      return JSON.parse(this.text.slice(start, end + 1)) as string;
     } catch {
       this.#at = start;
       throw this.#error('expected a string with valid escapes and no control characters');

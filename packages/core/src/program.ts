@@ -1,6 +1,7 @@
 /**
- * A Program: what a model computes in one step, recorded on the meta device as a flat list of ops over tensor ids. Plain data (structured clone,
- * JSON), without storage: the planner reads it, passes rewrite it, executors encode it for the addon. No device and no address is in it.
+ * A Program: what a model computes in one step, recorded on the meta device as a flat list of ops over tensor ids.
+ * Plain data (structured clone, JSON), without storage: the planner reads it, passes rewrite it, executors encode it
+ * for the addon. No device and no address is in it.
  */
 import type { DType } from './dtype.js';
 import type { Layout, OpName } from './ops.js';
@@ -9,8 +10,9 @@ import type { Dim } from './shape.js';
 export type TensorId = number;
 
 /**
- * input: given to each step by name. weight: loaded once, shared by name. constant: small values that belong to the program (`data`).
- * cache: state that lives between steps (KV blocks). activation: made and used within a step. view: another tensor's elements under other strides.
+ * input: given to each step by name. weight: loaded once, shared by name. constant: small values that belong to the
+ * program (`data`). cache: state that lives between steps (KV blocks). activation: made and used within a step. view:
+ * another tensor's elements under other strides.
  */
 export type ProgramTensorKind = 'input' | 'weight' | 'constant' | 'cache' | 'activation' | 'view';
 

@@ -1,9 +1,12 @@
-/** Shapes: lists of dimensions. In a recorded Program a dimension may be one of three symbols; everywhere else it is a number. */
+/**
+ * Shapes: lists of dimensions. In a recorded Program a dimension may be one of three symbols; everywhere else it is a
+ * number.
+ */
 import { ShapeError } from './errors.js';
 
 /**
- * The only sizes a Program leaves open: rows of activations in a step (the ragged batch, flattened), sequences in a step, and rows
- * whose logits are wanted (the last token of each sequence while generating).
+ * The only sizes a Program leaves open: rows of activations in a step (the ragged batch, flattened), sequences in a
+ * step, and rows whose logits are wanted (the last token of each sequence while generating).
  */
 export type DimSymbol = 'tokens' | 'sequences' | 'outputs';
 export type Dim = number | DimSymbol;
@@ -22,7 +25,10 @@ export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, dim) => product * dim, 1);
 }
 
-/** Strides in elements of a row-major tensor. The first dimension may be symbolic; a symbol further in has no fixed stride. */
+/**
+ * Strides in elements of a row-major tensor. The first dimension may be symbolic; a symbol further in has no fixed
+ * stride.
+ */
 export function rowMajorStrides(dims: readonly Dim[]): number[] {
   const strides = new Array<number>(dims.length).fill(1);
   for (let i = dims.length - 2; i >= 0; i--) {

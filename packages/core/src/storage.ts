@@ -1,4 +1,7 @@
-/** Native memory of tensors made in this thread: allocation through an unlimited context per device, freed when the last tensor is collected. */
+/**
+ * Native memory of tensors made in this thread: allocation through an unlimited context per device, freed when the last
+ * tensor is collected.
+ */
 import { contextOf } from './backend.js';
 import type { Device } from './device.js';
 import { type BufferId, MEMORY_KINDS, native } from './native.js';

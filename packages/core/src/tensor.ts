@@ -1,6 +1,6 @@
 /**
- * Tensors: a dtype, dimensions and strides over storage on a device. Storage lies in native memory and is freed with its last tensor;
- * on `meta` there is none. Computing is `functional.ts`; which backend computes is `backend.ts`.
+ * Tensors: a dtype, dimensions and strides over storage on a device. Storage lies in native memory and is freed with
+ * its last tensor; on `meta` there is none. Computing is `functional.ts`; which backend computes is `backend.ts`.
  */
 import { type Device, type DeviceName, parseDevice } from './device.js';
 import { DTYPES, type DType } from './dtype.js';
@@ -59,7 +59,9 @@ export class Tensor implements TensorSpec {
   get dims(): readonly Dim[] {
     return this.#parts.dims;
   }
-  /** The dimensions as numbers. Throws StateError on a tensor of a recorded Program whose first dimension is a symbol. */
+  /**
+   * The dimensions as numbers. Throws StateError on a tensor of a recorded Program whose first dimension is a symbol.
+   */
   get shape(): number[] {
     if (!this.#parts.dims.every((dim) => typeof dim === 'number')) {
       throw new StateError(`shape: ${formatDims(this.#parts.dims)} is symbolic while recording; read dims`);
@@ -130,7 +132,10 @@ export class Tensor implements TensorSpec {
     return this.#view(this.dims.toSpliced(axis, 1, ...sizes), this.strides.toSpliced(axis, 1, ...inner), this.offset);
   }
 
-  /** Joins the dimensions from `axis` on; a view where they lie densely (else call `contiguous()` first). `[T, N, D]`.flatten(1) is `[T, N·D]`. */
+  /**
+   * Joins the dimensions from `axis` on; a view where they lie densely (else call `contiguous()` first).
+   * `[T, N, D]`.flatten(1) is `[T, N·D]`.
+   */
   flatten(axis = 0): Tensor {
     const tail = this.dims.slice(axis) as number[];
     const dense = rowMajorStrides(tail);
@@ -281,7 +286,10 @@ export function zeros(shape: readonly number[], options: TensorOptions = {}): Te
   return made;
 }
 
-/** A tensor from numbers: nested arrays, or a typed array with `shape`. float32 by default; values are rounded to the dtype (ties to even). */
+/**
+ * A tensor from numbers: nested arrays, or a typed array with `shape`. float32 by default; values are rounded to the
+ * dtype (ties to even).
+ */
 export function tensor(
   data: NestedArray | TypedArray,
   { dtype = 'float32', device = 'cpu', shape }: TensorOptions & { shape?: readonly number[] } = {},
@@ -308,7 +316,10 @@ export function tensorFromBytes(bytes: Uint8Array, shape: readonly number[], opt
   return made;
 }
 
-/** Normally distributed values (Box–Muller over a 32-bit counter generator); the same seed gives the same values everywhere. */
+/**
+ * Normally distributed values (Box–Muller over a 32-bit counter generator); the same seed gives the same values
+ * everywhere.
+ */
 export function randn(
   shape: readonly number[],
   { seed = 0, ...options }: TensorOptions & { seed?: number } = {},

@@ -1,4 +1,7 @@
-/** The CPU backend: importing this package registers it for every device of type `cpu`; the plugin is opened on first use. No maths in TypeScript. */
+/**
+ * The CPU backend: importing this package registers it for every device of type `cpu`; the plugin is opened on first
+ * use. No maths in TypeScript.
+ */
 import { fileURLToPath } from 'node:url';
 import { registerBackend } from '@metashard/core';
 

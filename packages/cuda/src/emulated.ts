@@ -14,7 +14,9 @@ const fileBeside = (relative: string): string => fileURLToPath(new URL(relative,
 export const EMULATED_DRIVER_PATH = fileBeside('../build/Release/emulator/libmetashard_cuda_emulator.so');
 const EMULATED_KERNELS_PATH = fileBeside('../build/Release/emulator/libmetashard_cuda_kernels_host.so');
 const BUILD_SCRIPT = fileBeside('../../../scripts/build-emulator.mjs');
-/** What they are made from. The plugin shares the kernels' parameters with them, so that stale kernels would misread. */
+/**
+ * What they are made from. The plugin shares the kernels' parameters with them, so that stale kernels would misread.
+ */
 const SOURCES = [fileBeside('../native'), fileBeside('../../core/native/include')];
 
 /** Whether METASHARD_CUDA_EMULATED asks for emulated devices in the place of real ones. */

@@ -1,4 +1,7 @@
-/** The CUDA backend: where its plugin lies. Importing this registers it; the driver is opened by the first use of a CUDA device. */
+/**
+ * The CUDA backend: where its plugin lies. Importing this registers it; the driver is opened by the first use of a CUDA
+ * device.
+ */
 import { fileURLToPath } from 'node:url';
 import { registerBackend } from '@metashard/core';
 import { ensureEmulator } from './emulated.js';

@@ -1,6 +1,6 @@
 /**
- * State dicts of modules whose weight is an Int8Params, as bitsandbytes writes them: `weight` in rows, `SCB` beside it, and
- * `weight_format` (0: rows). Shared by Linear8bitLt and an Embedding tied to an int8 head.
+ * State dicts of modules whose weight is an Int8Params, as bitsandbytes writes them: `weight` in rows, `SCB` beside it,
+ * and `weight_format` (0: rows). Shared by Linear8bitLt and an Embedding tied to an int8 head.
  */
 import { DTYPES, empty, Tensor, tensor } from '@metashard/core';
 import { Int8Params, int8WithoutScales } from './int8-params.js';
@@ -21,8 +21,8 @@ export function int8State({ SCB }: Int8Params): [string, Tensor][] {
 }
 
 /**
- * Plans loading `<prefix>weight`, which the source has: float weights, or int8 ones with their SCB; before or after a move
- * or a forward.
+ * Plans loading `<prefix>weight`, which the source has: float weights, or int8 ones with their SCB; before or after a
+ * move or a forward.
  */
 export function planInt8Weight(prefix: string, parameter: Parameter, plan: LoadPlan): void {
   const key = `${prefix}weight`;

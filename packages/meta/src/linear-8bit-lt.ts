@@ -14,8 +14,9 @@ import type { LoadPlan } from './state-dict.js';
 import { transposedView } from './transposed-view.js';
 
 /**
- * What the int8 weights are multiplied with: activations quantized by row with outliers in float (LLM.int8()), float ones, or
- * float ones that may be rounded to bfloat16 where there are many rows (faster prompts on processors made for it).
+ * What the int8 weights are multiplied with: activations quantized by row with outliers in float (LLM.int8()), float
+ * ones, or float ones that may be rounded to bfloat16 where there are many rows (faster prompts on processors made for
+ * it).
  */
 export type Int8Activations = 'int8' | 'float' | 'bfloat16';
 

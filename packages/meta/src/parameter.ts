@@ -9,7 +9,9 @@ import { transposedView } from './transposed-view.js';
 
 export interface ParameterOptions {
   requiresGrad?: boolean;
-  /** Float checkpoints hold this matrix the other way round, [in, out] (GPT-2's Conv1D); 8-bit ones hold it as it is. */
+  /**
+   * Float checkpoints hold this matrix the other way round, [in, out] (GPT-2's Conv1D); 8-bit ones hold it as it is.
+   */
   storedTransposed?: boolean;
 }
 

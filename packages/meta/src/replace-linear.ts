@@ -17,8 +17,8 @@ export interface ReplaceLinearOptions extends Int8LayerOptions {
    */
   skip?: readonly string[];
   /**
-   * Also replace `lm_head`. Where it is tied to embeddings, the one shared parameter becomes int8, and they look their rows
-   * up in it. Default false.
+   * Also replace `lm_head`. Where it is tied to embeddings, the one shared parameter becomes int8, and they look their
+   * rows up in it. Default false.
    */
   head?: boolean;
 }

@@ -1,6 +1,6 @@
 /**
- * Placing one tensor of a module: what loaders do tensor by tensor, as accelerate's set_module_tensor_to_device, but never
- * casting integers to floats and never by way of another device.
+ * Placing one tensor of a module: what loaders do tensor by tensor, as accelerate's set_module_tensor_to_device, but
+ * never casting integers to floats and never by way of another device.
  */
 import {
   ArgumentError,

@@ -116,7 +116,9 @@ export class PickleInput {
     return this.#take(length);
   }
 
-  /** Where the next `length` bytes start; goes past them. Call it before `#bytes` is looked at, which it may replace. */
+  /**
+   * Where the next `length` bytes start; goes past them. Call it before `#bytes` is looked at, which it may replace.
+   */
   #take(length: number): number {
     this.#need(length);
     this.#at += length;

@@ -1,6 +1,6 @@
 /**
- * Which part of what a pickle holds is the state dict: the dict itself, or the one that training scripts wrap. Says what
- * was left aside.
+ * Which part of what a pickle holds is the state dict: the dict itself, or the one that training scripts wrap. Says
+ * what was left aside.
  */
 import { checkpointError, MAX_TENSORS } from '../safetensors.js';
 import { PickleDict, type PickleValue, TorchTensor, typeName } from './pickle-values.js';

@@ -43,8 +43,8 @@ const MAX_VERSION = 10;
 const SAVE_AGAIN = 'load the file in PyTorch and save it again: torch.save(torch.load(path), path)';
 
 /**
- * Reads the description of every tensor of a `.bin`, `.pt` or `.pth` file. Throws CheckpointError (details: file, tensor)
- * for anything but tensors in a dict, or in one that a training script wrapped.
+ * Reads the description of every tensor of a `.bin`, `.pt` or `.pth` file. Throws CheckpointError (details: file,
+ * tensor) for anything but tensors in a dict, or in one that a training script wrapped.
  */
 export function readTorchFile(file: string): TorchFile {
   return withFile(file, (descriptor, fileBytes) => {

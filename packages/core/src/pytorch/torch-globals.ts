@@ -1,7 +1,7 @@
 /**
- * The allow-list: every name a pickle may refer to, and what calling it describes. A name is looked up in this table and
- * nowhere else; nothing is imported, and no code of a file ever runs.
- * Which names PyTorch writes: `Tensor.__reduce_ex__`, `Parameter.__reduce_ex__` and `torch.save` of PyTorch 0.3 to 2.13.
+ * The allow-list: every name a pickle may refer to, and what calling it describes. A name is looked up in this table
+ * and nowhere else; nothing is imported, and no code of a file ever runs. Which names PyTorch writes:
+ * `Tensor.__reduce_ex__`, `Parameter.__reduce_ex__` and `torch.save` of PyTorch 0.3 to 2.13.
  */
 import {
   type Fail,

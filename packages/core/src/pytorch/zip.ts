@@ -45,8 +45,8 @@ const MAX_RECORDS = 250_000;
 const MAX_NAME_BYTES = 1024;
 
 /**
- * All records of an archive by name. Throws CheckpointError for one that is damaged, compressed, encrypted or split, has
- * a name twice, or whose records overlap or lie outside the file.
+ * All records of an archive by name. Throws CheckpointError for one that is damaged, compressed, encrypted or split,
+ * has a name twice, or whose records overlap or lie outside the file.
  */
 export function readZipRecords(descriptor: number, file: string, fileBytes: number): Map<string, ZipRecord> {
   return new ZipReader(descriptor, file, fileBytes).records();

@@ -1,7 +1,7 @@
 /**
- * GPT-2 (Radford et al. 2019; transformers' modeling_gpt2.py). Learned positions, LayerNorm before attention and MLP, q, k
- * and v side by side in one projection, a tied head; its linear layers are Conv1D, whose float weights checkpoints hold as
- * [in, out]. Names are the checkpoint's. Dims: T tokens, H hidden, N heads, D head size, V vocabulary.
+ * GPT-2 (Radford et al. 2019; transformers' modeling_gpt2.py). Learned positions, LayerNorm before attention and MLP,
+ * q, k and v side by side in one projection, a tied head; its linear layers are Conv1D, whose float weights checkpoints
+ * hold as [in, out]. Names are the checkpoint's. Dims: T tokens, H hidden, N heads, D head size, V vocabulary.
  */
 import { type ActivationKind, type DType, F, type Tensor } from '@metashard/core';
 import type { CausalLM, CausalLMInputs } from '../causal-lm.js';

@@ -1,7 +1,7 @@
 /**
- * OPT (Zhang et al. 2022, arXiv 2205.01068; transformers' modeling_opt.py). Learned positions whose table has two more rows
- * in front, LayerNorm before attention and MLP or, in OPT-350m, after them, embeddings that may be narrower than the
- * blocks, a tied head. Names are the checkpoint's. Dims: T tokens, E embeddings, H hidden, N heads, D head size, V
+ * OPT (Zhang et al. 2022, arXiv 2205.01068; transformers' modeling_opt.py). Learned positions whose table has two more
+ * rows in front, LayerNorm before attention and MLP or, in OPT-350m, after them, embeddings that may be narrower than
+ * the blocks, a tied head. Names are the checkpoint's. Dims: T tokens, E embeddings, H hidden, N heads, D head size, V
  * vocabulary.
  */
 import { type ActivationKind, type DType, F, type Tensor } from '@metashard/core';
@@ -98,7 +98,9 @@ class OPTDecoder extends Module {
   }
 }
 
-/** A table of positions that starts at row 2: the two rows before it stood for padding in fairseq and are never read. */
+/**
+ * A table of positions that starts at row 2: the two rows before it stood for padding in fairseq and are never read.
+ */
 class OPTLearnedPositionalEmbedding extends Embedding {
   constructor(
     readonly numPositions: number,

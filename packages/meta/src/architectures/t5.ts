@@ -1,7 +1,7 @@
 /**
- * T5 (Raffel et al. 2020, JMLR 21; transformers' modeling_t5.py) as a tree on meta: names, shapes and ties, so that it can
- * be counted, mapped and estimated. It does not run yet: there are no ops for attention with a bias by relative position
- * nor for attention over another sequence. Names are the checkpoint's.
+ * T5 (Raffel et al. 2020, JMLR 21; transformers' modeling_t5.py) as a tree on meta: names, shapes and ties, so that it
+ * can be counted, mapped and estimated. It does not run yet: there are no ops for attention with a bias by relative
+ * position nor for attention over another sequence. Names are the checkpoint's.
  */
 import { type DType, NotCompiledError, type Tensor } from '@metashard/core';
 import type { CausalLM } from '../causal-lm.js';

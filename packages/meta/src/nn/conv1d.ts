@@ -1,6 +1,6 @@
 /**
- * nn.Conv1D: GPT-2's linear layer (transformers' Conv1D). It computes as a Linear and holds its weight as one; only float
- * checkpoints hold the weight the other way round, [in, out].
+ * nn.Conv1D: GPT-2's linear layer (transformers' Conv1D). It computes as a Linear and holds its weight as one; only
+ * float checkpoints hold the weight the other way round, [in, out].
  */
 import { Parameter } from '../parameter.js';
 import type { FactoryOptions } from './init.js';

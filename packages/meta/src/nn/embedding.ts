@@ -1,4 +1,7 @@
-/** nn.Embedding: a table of vectors looked up by id; in 8 bits where it is tied to an int8 output head (`replaceLinear`). */
+/**
+ * nn.Embedding: a table of vectors looked up by id; in 8 bits where it is tied to an int8 output head
+ * (`replaceLinear`).
+ */
 import { elementCount, F, type Tensor } from '@metashard/core';
 import { Int8Params } from '../int8-params.js';
 import { int8State, planInt8Weight } from '../int8-state.js';
