@@ -49,13 +49,13 @@ describe('examples/bloom-176b', () => {
     expect(await run('plan', three, ...small)).toEqual({
       code: 3,
       out: '',
-      err: `error: model does not fit: cuda:0 needs 63.5 GiB, 60.0 GiB available
-hint: max_batch_size × max_seq_len of 1 × 880 fits; or offer 3.5 GiB more on each device (max_memory), or add a device
+      err: `error: model does not fit: cuda:0 needs 63.2 GiB, 60.0 GiB available
+hint: max_batch_size × max_seq_len of 1 × 928 fits; or offer 3.2 GiB more on each device (max_memory), or add a device
 `,
     });
     for (const [tokens, want] of [
-      ['880', 0],
-      ['896', 3],
+      ['928', 0],
+      ['944', 3],
     ] as const)
       expect((await run('plan', three, ...small, '--max-seq-len', tokens)).code, tokens).toBe(want);
     const { code, err } = await run('plan', three, '--html', '/no/such/folder/a.html');

@@ -115,6 +115,7 @@ describe('help and usage', () => {
         "--llm-int8-head",
         "--int8-activations",
         "--outliers",
+        "--attention",
         "--kv-cache-dtype",
         "--max-seq-len",
         "--max-batch-size",
