@@ -626,6 +626,19 @@ describe('the placement behind auto', () => {
     ]);
   });
 
+  it('an int8 cache is refused where attention would run on a GPU, and planned on the CPU', () => {
+    const { model } = buildModel({ ...BLOOM_176B, hidden_size: 1024, n_head: 16, n_layer: 2 });
+    const recorded = recordModel(model, { maxSeqLen: 256, kvCacheDtype: 'int8', attention: 'bfloat16' });
+    const budget = (name: string) => ({ name, emulated: false, budgetBytes: 2 ** 33, reserveBytes: 0 });
+    const plan = (name: string) => planRecorded(recorded, [budget(name)], { deviceMap: 'auto', model: 'm' }).plan;
+    expect(() => plan('cuda:0')).toThrow(
+      'kv_cache_dtype: expected float32, float16 or bfloat16 for attention on cuda:0, got int8',
+    );
+    expect(plan('cpu:0').devices[0]?.kvCacheBytes).toBe(2 * 2 * 16 * 256 * (64 + 4));
+    const attention = recorded.program.ops.filter(({ op }) => op === 'attention');
+    expect(attention.map(({ attributes }) => attributes[4])).toEqual([1, 1]);
+  });
+
   it('fills one device when the model fits it, the fewest when not, and prefers the fast ones in any order', () => {
     const { model } = buildModel({ ...BLOOM_176B, hidden_size: 1024, n_head: 16, n_layer: 24 });
     const recorded = recordModel(model, { maxSeqLen: 256 });

@@ -4,7 +4,8 @@
 #pragma once
 #include <stdint.h>
 
-// Where the keys (or the values) of one kv head of one sequence lie. A row has D elements; of int8, a float32 scale behind them.
+// Where the keys (or the values) of one kv head of one sequence lie. A row has D elements; behind those of int8 lies their
+// float32 scale.
 struct kv_rows {
   const char *base;     // position 0: of block 0 of the cache, or of the sequence's rows in this call
   int64_t row_bytes;    // from one position to the next
