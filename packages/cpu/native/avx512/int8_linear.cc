@@ -2,7 +2,8 @@
 // the surplus 128 · (row sum of the weight) subtracted at the end (reference: Intel SDM, VPDPBUSD; the sums wrap modulo
 // 2^32, as they may). Floors: many rows: 2 · M · N · K / peak of VPDPBUSD; few rows: one read of the weights. Reached on 2
 // cores of a Zen 5 with 7 outlier columns, int8_quantize included: 512 rows 0.84 (4096 × 4096), 0.78 (1024 × 1024) of the
-// peak, without int8_quantize 0.87 and 0.80; 1 row 1.00 of a plain read, 8 rows 0.91 (1.08 × the time of 1 row; K = 1024: 0.84).
+// peak, without int8_quantize 0.87 and 0.80; 1 row 1.00 of a plain read, 8 rows 0.91 (1.08 × the time of 1 row), 0.8 where K is
+// 1024.
 #include "int8_panels.h"
 #include "entries.h"
 #include "lanes.h"
