@@ -1,8 +1,9 @@
 /**
- * All benchmarks, one after another: whole models, the case table, then every op at real sizes. Prints the tables and
+ * All benchmarks, one after another: whole models, starts of processes, the case table, then
+ * every op at real sizes. Prints the tables and
  * writes them with the hardware, the date and the command between the markers of docs/benchmarks.md.
  *
- *   npm run bench -- [--quick] [--only models|cases|ops] [--models bloom-560m,llama-1b1,bloom-1b7] [--threads 2]
+ *   npm run bench -- [--quick] [--only models|start|cases|ops] [--models bloom-560m,llama-1b1,bloom-1b7] [--threads 2]
  *                    [--folder DIR] [--patience 60] [--no-write]
  *
  * --quick: short runs of the two smaller models, printed only. --only: measures one part again and keeps the others
@@ -18,12 +19,13 @@ import { parseArgs } from 'node:util';
 import { casesTable, runCases } from './cases.mjs';
 import { endToEndTables, runEndToEnd } from './end-to-end.mjs';
 import { opsTable, rowLine, runOps } from './ops.mjs';
+import { runStart, startTable } from './start.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const DOCUMENT = join(ROOT, 'docs/benchmarks.md');
 const BEGIN = '<!-- measured: written by bench/run.mjs -->';
 const END = '<!-- end of measured -->';
-const PARTS = ['models', 'cases', 'ops'];
+const PARTS = ['models', 'start', 'cases', 'ops'];
 
 function parseOptions() {
   const { values } = parseArgs({
@@ -92,6 +94,11 @@ function modelsSection({ about, run, options }) {
   ].join('\n\n');
 }
 
+function startSection({ about, run }) {
+  const { isa } = run.results[0].runs[0];
+  return ['### Start', describe(about, { isa, threads: run.threads }), startTable(run)].join('\n\n');
+}
+
 function casesSection({ about, run }) {
   return ['### The case table', describe(about, run), casesTable(run)].join('\n\n');
 }
@@ -118,6 +125,7 @@ async function main() {
   const results = options.write && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
   const measure = {
     models: () => runEndToEnd(options.models, { ...options, log }),
+    start: () => runStart(options.models, { ...options, log }),
     cases: () => runCases({ threads: options.threads }),
     ops: () => runOps({ ...options, onRow: (row) => log(rowLine(row)) }),
   };
@@ -127,7 +135,7 @@ async function main() {
     mkdirSync(options.folder, { recursive: true });
     if (options.write) writeFileSync(file, JSON.stringify(results));
   }
-  const section = { models: modelsSection, cases: casesSection, ops: opsSection };
+  const section = { models: modelsSection, start: startSection, cases: casesSection, ops: opsSection };
   const measured = PARTS.filter((part) => results[part] !== undefined);
   const text = measured.map((part) => section[part](results[part])).join('\n\n');
   console.log(text);
