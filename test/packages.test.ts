@@ -1,4 +1,5 @@
 /** The arrows between packages: who may import whom, as ARCHITECTURE.md draws them. */
+import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -32,5 +33,30 @@ describe.each(Object.keys(ALLOWED))('%s', (name) => {
         file,
       ).toEqual([]);
     }
+  });
+});
+
+describe('importing metashard', () => {
+  /** Imports metashard where resolving one of these packages throws, then parses a configuration. */
+  const script = (packages: string) => `
+    import { register } from 'node:module';
+    const hook = \`export async function resolve(name, context, next) {
+      const found = await next(name, context);
+      if (/node_modules.(${packages})./.test(found.url)) throw new Error('it loads ' + found.url);
+      return found;
+    }\`;
+    register('data:text/javascript,' + encodeURIComponent(hook));
+    const { parseConfig } = await import('metashard');
+    console.log(parseConfig('model: x').model);`;
+  const run = (packages: string): string =>
+    execFileSync(process.execPath, ['--input-type=module', '-e', script(packages)], {
+      cwd: fileURLToPath(new URL('.', import.meta.url)),
+      encoding: 'utf8',
+      stdio: 'pipe',
+    });
+
+  it('leaves the libraries of configuration and command line to the first call', () => {
+    expect(run('zod|yaml|commander|cli-progress|picocolors')).toBe('x\n');
+    expect(() => run('piscina')).toThrow('it loads');
   });
 });
