@@ -49,7 +49,8 @@ class Builder:
             parameter.output(0).set_names({parameter.get_friendly_name()})
         self.sinks = []
         self.batch = op.gather(op.shape_of(self.ids), integers(0), scalar(0))
-        self.zero_past = None
+        self.past = None
+        self.group_shape = None
 
     def linear(self, x, name, bias=False):
         y = op.matmul(x, compressed(self.c.tensor(f'{name}.weight')), False, True)
@@ -75,16 +76,19 @@ class Builder:
     def cache(self, layer, key, value):
         key, past = self.cached(f'past_key_values.{layer}.key', key)
         value, _ = self.cached(f'past_key_values.{layer}.value', value)
-        if self.zero_past is None:
-            self.zero_past = op.gather(op.shape_of(past), scalar(2), scalar(0))
+        if self.past is None:
+            self.past = op.gather(op.shape_of(past), scalar(2), scalar(0))
         return key, value
+
+    def total(self):
+        """T, of the past and the new tokens."""
+        return op.add(self.past, op.gather(op.shape_of(self.ids), scalar(1), scalar(0)))
 
     def causal(self):
         """[B, 1, S, T]: whether a token sees another."""
-        new = op.gather(op.shape_of(self.ids), scalar(1), scalar(0))
-        total = op.add(self.zero_past, new)
+        total = self.total()
         keys = op.unsqueeze(op.range(scalar(0), total, scalar(1), 'i64'), integers(0, 1, 2))
-        queries = op.unsqueeze(op.range(self.zero_past, total, scalar(1), 'i64'), integers(0, 1, 3))
+        queries = op.unsqueeze(op.range(self.past, total, scalar(1), 'i64'), integers(0, 1, 3))
         seen = op.unsqueeze(op.convert(self.mask, 'boolean'), integers(1, 2))
         return op.logical_and(op.less_equal(keys, queries), seen)
 
@@ -171,10 +175,12 @@ def build_llama(c):
 
     def repeated(x):
         """[B, KV, T, D] → [B, N, T, D]: every head of the cache for its group of query heads."""
-        shape = op.shape_of(x)
-        front, tokens = op.gather(shape, integers(0, 1), scalar(0)), op.gather(shape, integers(2), scalar(0))
-        target = op.concat([front, integers(c.heads // c.kv_heads), tokens, integers(c.head_size)], 0)
-        wide = op.broadcast(op.unsqueeze(x, scalar(2)), target, 'BIDIRECTIONAL')
+        if b.group_shape is None:
+            front = op.gather(op.shape_of(x), integers(0, 1), scalar(0))
+            tokens = op.reshape(b.total(), integers(1), False)
+            group = integers(c.heads // c.kv_heads)
+            b.group_shape = op.concat([front, group, tokens, integers(c.head_size)], 0)
+        wide = op.broadcast(op.unsqueeze(x, integers(2)), b.group_shape, broadcast_spec='BIDIRECTIONAL')
         return op.reshape(wide, integers(0, c.heads, -1, c.head_size), True)
 
     x = b.embed(compressed(c.tensor('model.embed_tokens.weight')))

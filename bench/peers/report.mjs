@@ -193,10 +193,10 @@ function offloadTables(runs, model) {
   const loads = names
     .map((name) => ({ name, ...recordsOf(runs, `load/${model}/${name}`) }))
     .filter(({ good, obstacle }) => good.length > 0 || obstacle !== null)
-    .map(({ name, good: [record], obstacle }) => {
-      if (record === undefined) return [name, obstacle, '–', '–'];
-      const ms = record.loadMs ?? record.facts.loadMs;
-      return [name, (ms / 1e3).toFixed(2), (bytes / ms / 1e6).toFixed(2), gigabytes(record.peakBytes)];
+    .map(({ name, good, obstacle }) => {
+      if (good.length === 0) return [name, obstacle, '–', '–'];
+      const ms = median(good.map((record) => record.loadMs ?? record.facts.loadMs));
+      return [name, (ms / 1e3).toFixed(2), (bytes / ms / 1e6).toFixed(2), gigabytes(good[0].peakBytes)];
     });
   const streams = STREAMS.map(({ name }) => ({ name, ...recordsOf(runs, `stream/${model}/accelerate, ${name}`) }))
     .filter(({ good, obstacle }) => good.length > 0 || obstacle !== null)

@@ -127,6 +127,14 @@ function warm(folder, match) {
   }
 }
 
+/** Why a process failed, on one short line. */
+function whyFailed({ killed, signal }, stderr) {
+  if (killed) return `ended after ${RUN_MS / 1e3} s`;
+  if (signal !== null) return `ended by ${signal}`;
+  const lines = stderr.split(/[\r\n]+/).filter((line) => line.trim() !== '');
+  return (lines.findLast((line) => /error/i.test(line)) ?? lines.at(-1) ?? 'failed').trim().slice(0, 160);
+}
+
 /** The last line that a process prints, as JSON (or all of it, as { text }); why there is none, as { failed }. */
 function runOnce({ program, args, asText = false }) {
   return new Promise((resolve) => {
@@ -135,12 +143,7 @@ function runOnce({ program, args, asText = false }) {
       if (error === null && asText) return resolve({ text: stdout.trim() });
       const last = stdout.trim().split('\n').at(-1);
       if (error === null && last.startsWith('{')) return resolve(JSON.parse(last));
-      const said =
-        stderr
-          .trim()
-          .split('\n')
-          .findLast((line) => /error|killed/i.test(line)) ?? stderr.trim().slice(-200);
-      resolve({ failed: error?.killed ? `ended after ${RUN_MS / 1e3} s` : `${error?.signal ?? ''} ${said}`.trim() });
+      resolve({ failed: error === null ? 'printed no result' : whyFailed(error, stderr) });
     });
   });
 }
@@ -222,11 +225,12 @@ async function writeStores(model, options) {
   }
 }
 
-/** Runs what has no result yet. Returns whether all is done. */
+/** Runs what has no result yet, and what failed without being allowed to. Returns whether all is done. */
 async function measure(runs, results, ceilings, { deadline, log }) {
-  for (const { key, round, skip, before, after, inputBytes, ...run } of runs) {
+  for (const { key, round, skip, before, after, mayFail, inputBytes, ...run } of runs) {
     const place = `${key}/${round ?? 0}`;
-    if (results.runs[place] !== undefined && results.runs[place].failed === undefined) continue;
+    const known = results.runs[place];
+    if (known !== undefined && (known.failed === undefined || mayFail)) continue;
     if (skip !== undefined || results.runs[`${key}/0`]?.missing !== undefined) {
       results.set(place, { missing: skip ?? results.runs[`${key}/0`].missing });
       continue;

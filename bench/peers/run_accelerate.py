@@ -18,7 +18,7 @@ import warnings
 import phases
 
 PROMPT = [[1, 2, 3, 4, 5, 6, 7, 8]]
-TOKENS = 8
+TOKENS = 5
 os.environ.update(HF_HUB_OFFLINE='1', TQDM_DISABLE='1')
 logging.disable(logging.WARNING)
 warnings.filterwarnings('ignore')
