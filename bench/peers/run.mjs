@@ -86,12 +86,12 @@ function git(...args) {
   }
 }
 
-/** What the results are of; other circumstances make them void. */
+/** What the results are of, the commit being the last one that touched packages; other circumstances make them void. */
 function circumstances({ threads, isa }) {
   const changed = git('status', '--porcelain', '--untracked-files=no', 'packages') === '' ? '' : ' with changes';
   const memory = `${(totalmem() / 2 ** 30).toFixed(0)} GiB`;
   return {
-    commit: git('rev-parse', '--short', 'HEAD') + changed,
+    commit: git('log', '-1', '--format=%h', '--', 'packages') + changed,
     machine: `${cpus()[0].model}, ${cpus().length} cores, ${memory}, Linux ${release()}, Node ${process.versions.node}`,
     isa,
     threads,
