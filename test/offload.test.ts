@@ -10,6 +10,8 @@ import {
   type LoadedModel,
   type LoadModelOptions,
   loadModel,
+  native,
+  OPS,
   planModel,
 } from 'metashard';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -101,6 +103,20 @@ describe('disk', () => {
       expect(segments.at(-1)).toMatchObject({ device: 'cpu:0', executeOn: 'cpu:0' });
       expect(await tokens(model, PROMPTS)).toEqual(await resident());
       for (const { peakBytes, budgetBytes } of await model.stats()) expect(peakBytes).toBeLessThanOrEqual(budgetBytes);
+    });
+  });
+
+  it('runs a streamed block once a step for all sequences', async () => {
+    const calls = (): number => native().opCalls(OPS.int8_linear.code);
+    await run({ devices: ['cpu', 'disk'], deviceMap: { '': 'disk' } }, async (model) => {
+      const counts: number[] = [];
+      for (const prompts of [PROMPTS.slice(0, 1), PROMPTS]) {
+        const before = calls();
+        await tokens(model, prompts);
+        counts.push(calls() - before);
+      }
+      expect(counts[0]).toBeGreaterThan(0);
+      expect(counts[1]).toBe(counts[0]);
     });
   });
 
