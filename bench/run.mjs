@@ -1,7 +1,7 @@
 /**
- * All benchmarks, one after another: whole models, starts of processes, the case table, then
- * every op at real sizes. Prints the tables and
- * writes them with the hardware, the date and the command between the markers of docs/benchmarks.md.
+ * All benchmarks, one after another: whole models, starts of processes, the case table, then every op at real sizes.
+ * Prints the tables and writes them with the hardware, the date and the command between the markers of
+ * docs/benchmarks.md.
  *
  *   npm run bench -- [--quick] [--only models|start|cases|ops] [--models bloom-560m,llama-1b1,bloom-1b7] [--threads 2]
  *                    [--folder DIR] [--patience 60] [--no-write]
