@@ -22,7 +22,9 @@ struct row_dots {
   // A tile: its sums fill the registers, and its weights are widened once for all of its rows of x.
   static constexpr int x_rows = L::width == 16 ? 8 : 2, weight_rows = L::width == 16 ? 3 : 4;
   static constexpr int64_t depth = 1024;    // columns of x_rows rows of x: at most 32 KiB
-  static constexpr int64_t span_rows = 48;  // of the weight: 96 or 192 KiB of that depth
+  // Of the weight: 96 or 192 KiB of that depth. With few rows of x a tile, passes are many: then they follow each other while a
+  // tile's weights are in the first-level cache.
+  static constexpr int64_t span_rows = L::width == 16 ? 48 : weight_rows;
   static constexpr int64_t element = dtype == MS_FLOAT32 ? 4 : 2;
 
   // out[0][n] for the only row of x: eight sums, to cover the latency of the multiply-add.
