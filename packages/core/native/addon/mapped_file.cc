@@ -31,6 +31,7 @@ struct Watched {
   std::atomic<uintptr_t> begin{0}, end{0};
   std::atomic<uintptr_t> failed{0};  // address of the first page that could not be read
 };
+constexpr uint64_t kLargestFolio = uint64_t{2} << 20;
 constexpr int kMostMappings = 1024;
 Watched watched[kMostMappings];
 std::atomic<int> failures{0};
@@ -170,7 +171,8 @@ Mapping::~Mapping() {
 
 void *Mapping::map(void *place, int flags) const {
   const size_t length = std::max<uint64_t>(bytes_, 1);
-  return mmap(place, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | flags, file_->descriptor(), static_cast<off_t>(offset_));
+  const int mode = MAP_PRIVATE | MAP_NORESERVE | flags;
+  return mmap(place, length, PROT_READ | PROT_WRITE, mode, file_->descriptor(), static_cast<off_t>(offset_));
 }
 
 void Mapping::advise(uint64_t offset, uint64_t bytes, Advice advice) const {
@@ -178,7 +180,11 @@ void Mapping::advise(uint64_t offset, uint64_t bytes, Advice advice) const {
   const size_t length = offset + bytes - first;
   if (advice == Advice::release) {
     madvise(data_ + first, length, MADV_DONTNEED);
-    posix_fadvise(file_->descriptor(), static_cast<off_t>(offset_ + first), static_cast<off_t>(length), POSIX_FADV_DONTNEED);
+    // The cache lets go of whole folios only: the one that the range before began with goes now, else it stays for good and the
+    // next read in order stumbles over it. Pages that are mapped stay anyway.
+    const uint64_t begin = (offset_ + first) / kLargestFolio * kLargestFolio;
+    const uint64_t end = offset_ + first + length;
+    posix_fadvise(file_->descriptor(), static_cast<off_t>(begin), static_cast<off_t>(end - begin), POSIX_FADV_DONTNEED);
   } else if (madvise(data_ + first, length, MADV_POPULATE_READ) != 0) {
     madvise(data_ + first, length, MADV_WILLNEED);  // where the kernel does not know the other
   }
