@@ -77,6 +77,15 @@ export function startThread(): Piscina {
   });
 }
 
+/**
+ * Ends a thread once it has loaded its modules and closed its device: terminating one that is still loading ends the
+ * process (Node 20: "v8::Module::IsGraphAsync must be used on an instantiated module").
+ */
+export async function endThread(pool: Piscina): Promise<void> {
+  await pool.run(undefined, { name: 'close' }).catch(() => {}); // a thread that is gone needs no closing
+  await pool.destroy();
+}
+
 export class Executors {
   readonly #workers: Worker[];
   readonly #control: Control;
@@ -209,8 +218,7 @@ export class Executors {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#control.stop();
-    await Promise.allSettled(this.#workers.map(({ pool }) => pool.run(undefined, { name: 'close' })));
-    await Promise.allSettled(this.#workers.map(({ pool }) => pool.destroy()));
+    await Promise.allSettled(this.#workers.map(({ pool }) => endThread(pool)));
     for (const { port } of this.#workers) port?.close();
   }
 

@@ -1,6 +1,7 @@
 /**
- * Public functions whose libraries (YAML, schema, command line) are half of what importing metashard would take: they are loaded by the first call. No code
- * of their own; see the modules they name.
+ * Public functions whose libraries (YAML, schema, command line) are half of what importing metashard would take: they are
+ * loaded by the first call, at once, so that no import is under way when another call needs the same modules. No code of
+ * their own; see the modules they name.
  */
 import { createRequire } from 'node:module';
 import type * as cli from './cli/index.js';
@@ -8,6 +9,7 @@ import type * as config from './config/load-config.js';
 
 const load = createRequire(import.meta.url);
 const configModule = (): typeof config => load('./config/load-config.js');
+const cliModule = (): typeof cli => load('./cli/index.js');
 
 /** See `config/load-config.ts`. */
 export const loadConfig: typeof config.loadConfig = (path) => configModule().loadConfig(path);
@@ -16,4 +18,4 @@ export const loadConfig: typeof config.loadConfig = (path) => configModule().loa
 export const parseConfig: typeof config.parseConfig = (text, file) => configModule().parseConfig(text, file);
 
 /** See `cli/index.ts`. */
-export const runCli: typeof cli.runCli = async (argv, io) => (await import('./cli/index.js')).runCli(argv, io);
+export const runCli: typeof cli.runCli = (argv, io) => cliModule().runCli(argv, io);

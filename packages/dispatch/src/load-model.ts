@@ -19,7 +19,7 @@ import { costsOf, readCalibration } from './calibrate.js';
 import { resolveDevices } from './devices.js';
 import { planOrAdvise } from './does-not-fit.js';
 import type { LoadInstruction } from './executor-protocol.js';
-import { Executors, type MappedStore, startThread } from './executors.js';
+import { Executors, endThread, type MappedStore, startThread } from './executors.js';
 import { findStore, type StoreRequest, storedSources, writeStore } from './find-store.js';
 import { readGenerationConfig } from './generation-config.js';
 import { LoadedModel } from './loaded-model.js';
@@ -47,7 +47,7 @@ export async function loadModel(nameOrFolder: string, options: LoadModelOptions 
   try {
     return await loadThrough(thread, nameOrFolder, options);
   } catch (error) {
-    await thread.destroy();
+    await endThread(thread);
     throw error;
   }
 }
