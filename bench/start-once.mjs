@@ -1,5 +1,11 @@
-/** The child process of bench/start.mjs: from its own start to the first token behind 16 token ids, once. Not for calling by hand. */
+/**
+ * The child process of bench/start.mjs: from its own start to the first token behind 16 token ids, once. Not for calling by
+ * hand.
+ */
 import { loadModel, native } from 'metashard';
+import { watchNoise } from './noise.mjs';
+
+const noise = watchNoise();
 
 const [folder, options] = process.argv.slice(2);
 const importedMs = performance.now();
@@ -11,6 +17,14 @@ const firstTokenMs = performance.now();
 const [{ weightsBytes, kvCacheBytes }] = model.plan.devices;
 const { peakResidentBytes } = native().processMemory();
 const { isa } = JSON.parse(native().describeBackend('cpu'));
-process.send({ importedMs, loadedMs, firstTokenMs, peakResidentBytes, heldBytes: weightsBytes + kvCacheBytes, isa });
+process.send({
+  importedMs,
+  loadedMs,
+  firstTokenMs,
+  noise: noise(),
+  peakResidentBytes,
+  heldBytes: weightsBytes + kvCacheBytes,
+  isa,
+});
 await model.dispose();
 process.disconnect();

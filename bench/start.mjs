@@ -13,16 +13,15 @@ import { parseArgs } from 'node:util';
 import { packStore } from 'metashard';
 import { makeModel, readConfig } from './make-model.mjs';
 import { MODEL_CONFIGS } from './model-configs.mjs';
-import { NOISE_LIMIT, waitForQuiet, watchNoise } from './noise.mjs';
+import { NOISE_LIMIT, waitForQuiet } from './noise.mjs';
 import { median, withRange } from './statistics.mjs';
 import { markdownTable } from './table.mjs';
 
 const ONCE = fileURLToPath(new URL('start-once.mjs', import.meta.url));
 const OPTIONS = { loadIn8bit: true, llmInt8Threshold: 6, maxSeqLen: 1024 };
 
-/** Runs one process; what it measured, and the share of the machine that others used meanwhile. */
+/** Runs one process; what it measured, the share of the machine that others used meanwhile among it. */
 async function startOnce(folder, options) {
-  const noise = watchNoise();
   const child = fork(ONCE, [folder, JSON.stringify(options)]);
   let measured = null;
   child.on('message', (message) => {
@@ -31,7 +30,7 @@ async function startOnce(folder, options) {
   const code = await new Promise((done) => child.on('exit', done));
   if (measured === null)
     throw new Error(`start: expected ${basename(folder)} to answer, its process ended with ${code}`);
-  return { ...measured, noise: noise() };
+  return measured;
 }
 
 /** Brings files into the page cache. */
@@ -39,7 +38,7 @@ async function warm(files) {
   for (const file of files) for await (const _ of createReadStream(file, { highWaterMark: 2 ** 22 }));
 }
 
-/** Both ways of one model: { model, mode, runs }. */
+/** Both ways of one model: { model, mode, runs, isNoisy }. */
 async function startModel(nameOrFolder, { folder, reps, threads, patience, log }) {
   const generated = Object.hasOwn(MODEL_CONFIGS, nameOrFolder);
   const path = generated ? join(folder, nameOrFolder) : nameOrFolder;
@@ -59,17 +58,19 @@ async function startModel(nameOrFolder, { folder, reps, threads, patience, log }
   for (const { mode, options, files } of ways) {
     await warm(files);
     await startOnce(path, options);
-    const runs = [];
+    const [clean, noisy] = [[], []];
     const deadline = performance.now() + patience * 1e3;
-    for (let tries = 0; runs.length < reps && (tries < reps || performance.now() < deadline); tries++) {
+    for (let tries = 0; clean.length < reps && (tries < reps || performance.now() < deadline); tries++) {
       await waitForQuiet(deadline - performance.now());
       const run = await startOnce(path, options);
       log(
         `${basename(path)}, ${mode}: ${run.firstTokenMs.toFixed(0)} ms, others used ${(100 * run.noise).toFixed(1)} %`,
       );
-      if (run.noise <= NOISE_LIMIT || patience === 0) runs.push(run);
+      (run.noise <= NOISE_LIMIT ? clean : noisy).push(run);
     }
-    if (runs.length > 0) results.push({ model: basename(resolve(path)), mode, runs });
+    const isNoisy = clean.length < Math.min(reps, 3);
+    const runs = isNoisy ? [...clean, ...noisy.toSorted((a, b) => a.noise - b.noise)].slice(0, reps) : clean;
+    results.push({ model: basename(resolve(path)), mode, runs, isNoisy });
   }
   return results;
 }
@@ -83,14 +84,14 @@ export async function runStart(models, { folder, reps = 5, threads = 2, patience
 
 /** A row a model and way. */
 export function startTable({ results }) {
-  const rows = results.map(({ model, mode, runs }) => {
+  const rows = results.map(({ model, mode, runs, isNoisy }) => {
     const middle = (of) => median(runs.map(of));
     return [
       `${model}, ${mode}`,
       withRange(
         runs.map(({ firstTokenMs }) => firstTokenMs),
         0,
-      ),
+      ) + (isNoisy ? '†' : ''),
       middle(({ importedMs }) => importedMs).toFixed(0),
       middle(({ loadedMs, importedMs }) => loadedMs - importedMs).toFixed(0),
       middle(({ firstTokenMs, loadedMs }) => firstTokenMs - loadedMs).toFixed(0),
