@@ -81,3 +81,13 @@ it.each([
   expect(warnings).toHaveLength(1);
   expect(warnings[0]).toMatch(/missing: .*up_proj.*; what has no tensor of its shape is zero$/);
 });
+
+/** Terminating a thread that is still loading its modules would end the process (Node 20). */
+it('refuses many loads in a row while their threads start, and the process stays', async () => {
+  const tooLarge = { devices: ['cpu'], maxMemory: { cpu: '1MiB' }, packedStore: 'ignore' } as const;
+  for (let wait = 0; wait < 30; wait += 3) {
+    const refused = loadModel(SOURCE, tooLarge);
+    await expect(refused).rejects.toMatchObject({ code: 'memory_insufficient' });
+    await new Promise((resolve) => setTimeout(resolve, wait));
+  }
+});
