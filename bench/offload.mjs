@@ -141,7 +141,7 @@ async function main() {
   const store = await packStore(model, base);
   const opened = performance.now();
   await packStore(model, base);
-  console.log(`finding and checking the store: ${(performance.now() - opened).toFixed(1)} ms`);
+  console.log(`finding and checking the store: ${(performance.now() - opened).toFixed(1)} ms\n`);
   const { resident, hot } = await measureHot();
   const rows = [cells('in memory, from the packed store', resident, resident)];
   rows.push(cells('every block on disk, page cache hot', hot, resident));

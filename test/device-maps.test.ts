@@ -5,7 +5,16 @@
  */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { buildModel, type Module, recordModel } from 'metashard';
+import {
+  buildModel,
+  canonicalDevice,
+  InsufficientMemoryError,
+  type Module,
+  type PlanDevice,
+  type RecordedModel,
+  recordModel,
+  replaceLinear,
+} from 'metashard';
 import { autoDeviceMap, computeModuleSizes, type DeviceMapMode, type SizeOptions } from 'metashard/accelerate';
 import { describe, expect, it } from 'vitest';
 import {
@@ -15,6 +24,7 @@ import {
   type Unit,
   unitsOf,
 } from '../packages/dispatch/dist/partition.js';
+import { planRecorded } from '../packages/dispatch/dist/plan-device-map.js';
 import { ProgramFacts } from '../packages/dispatch/dist/program-facts.js';
 
 type Sizes = Readonly<Record<string, number>>;
@@ -111,6 +121,26 @@ function deviceOf(deviceMap: Readonly<Record<string, unknown>>, name: string): s
   return String(deviceMap[prefixes.reduce((longest, key) => (key.length > longest.length ? key : longest), '')]);
 }
 
+const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+
+/** Our plan of the same budgets with every byte at its true width, cache and activations included, in words. */
+function trueWidthPlan(recorded: RecordedModel, memory: Readonly<Record<string, number>>): string {
+  const devices = Object.entries(memory)
+    .filter(([name]) => name !== 'disk')
+    .map(([name, budgetBytes]) => ({ name: canonicalDevice(name), emulated: false, budgetBytes, reserveBytes: 0 }));
+  try {
+    const { plan } = planRecorded(recorded, devices, { deviceMap: 'balanced', model: '' });
+    for (const { name, freeBytes } of plan.devices) expect(freeBytes, name).toBeGreaterThanOrEqual(0);
+    const gpus = plan.devices.filter(({ name }) => name.startsWith('cuda'));
+    const largest = (bytes: (device: PlanDevice) => number): string => gib(Math.max(...gpus.map(bytes)));
+    const inAll = largest(({ budgetBytes, freeBytes }) => budgetBytes - freeBytes);
+    return `largest GPU ${largest(({ weightsBytes }) => weightsBytes)} of weights, ${inAll} in all`;
+  } catch (error) {
+    expect(error).toBeInstanceOf(InsufficientMemoryError);
+    return (error as Error).message;
+  }
+}
+
 describe.each(cases.map((one) => [`${one.model} ${one.mode}`, one] as const))('%s', (_, one) => {
   const { model } = buildModel(one.config);
   const sizes = parameterSizes(model, one);
@@ -125,6 +155,20 @@ describe.each(cases.map((one) => [`${one.model} ${one.mode}`, one] as const))('%
       expect(sizes[path], path).toBe(bytes - (holdsRotary.includes(path) ? rotary : 0));
     }
     expect(ranges.bytes(0, paths.length)).toBe(one.total_bytes - rotary);
+  });
+
+  it.skipIf(one.no_split_module_classes.includes('T5Block'))('has a plan at true widths beside it (printed)', () => {
+    const { model: own } = buildModel(one.config, { dtype: 'float16' });
+    if (one.mode === 'int8') replaceLinear(own, { threshold: 6 });
+    const recorded = recordModel(own, { maxSeqLen: 2048 });
+    const lines = one.maps.map(({ strategy, max_memory: memory, device_map: deviceMap }) => {
+      const gpus = Object.keys(memory).filter((device) => device !== 'cpu' && device !== 'disk');
+      const theirs = sharesOf(deviceMap, gpus, sizes);
+      const budgets = gpus.map((gpu) => gib(memory[gpu] as number)).join(', ');
+      const counted = `accelerate ${strategy}, weights alone: largest ${gib(Math.max(...theirs.gpus))}`;
+      return `  ${budgets}: ${counted}; true width: ${trueWidthPlan(recorded, memory)}`;
+    });
+    console.log(`${one.model} ${one.mode}\n${lines.join('\n')}`);
   });
 
   it('is never placed worse than by accelerate', () => {
