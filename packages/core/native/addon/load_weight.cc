@@ -3,7 +3,7 @@
 // next window while the device works on this one.
 //
 // Which rows and bytes belong to which tensor is the caller's knowledge; here they are only checked against file and
-// destination.
+// destination. Longer than other files: both ways share the checks and what turns a window into rows.
 #include <algorithm>
 #include <array>
 #include <atomic>

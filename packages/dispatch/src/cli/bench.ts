@@ -9,8 +9,7 @@ import type { CostModel } from '../costs.js';
 import type { LoadedModel } from '../loaded-model.js';
 import { drawTable } from '../plan-table.js';
 import { type CliIo, writeText } from './cli-io.js';
-import { Interrupts, Stopped } from './interrupts.js';
-import { type LoadFlags, loadTarget } from './load-target.js';
+import { type LoadFlags, withTarget } from './load-target.js';
 import { addSettingFlags, readTarget, settingFlags } from './target.js';
 
 type BenchFlags = LoadFlags &
@@ -51,26 +50,12 @@ async function benchTarget(target: string, flags: BenchFlags, io: CliIo): Promis
     batches,
     costs: await machineCosts(flags, io),
   };
-  const interrupts = new Interrupts();
-  const { signal, end } = interrupts.begin();
-  try {
-    const started = performance.now();
-    const largest = { ...config, max_batch_size: Math.max(config.max_batch_size ?? 1, ...batches) };
-    const model = await loadTarget(largest, flags, io, signal);
-    const loadMs = performance.now() - started;
-    try {
-      const { benchModel } = await import('../bench-model.js');
-      const rows = await benchModel(model, { ...options, signal });
-      await report(model, rows, { model: config.model, costs: options.costs.source, loadMs }, flags, io);
-    } finally {
-      await model.dispose();
-    }
-  } catch (error) {
-    throw signal.aborted ? new Stopped() : error;
-  } finally {
-    end();
-    interrupts.dispose();
-  }
+  const largest = { ...config, max_batch_size: Math.max(config.max_batch_size ?? 1, ...batches) };
+  await withTarget(largest, flags, io, async ({ model, signal, loadMs }) => {
+    const { benchModel } = await import('../bench-model.js');
+    const rows = await benchModel(model, { ...options, signal });
+    await report(model, rows, { model: config.model, costs: options.costs.source, loadMs }, flags, io);
+  });
 }
 
 /** Measured once per machine; before the model is loaded, as devices must be free. */

@@ -6,6 +6,7 @@ import type { Logger } from '../options.js';
 import { formatPlanTable } from '../plan-table.js';
 import { showLoadProgress } from '../progress-bar.js';
 import type { CliIo } from './cli-io.js';
+import { Interrupts, Stopped } from './interrupts.js';
 
 export interface LoadFlags {
   json?: boolean;
@@ -13,13 +14,40 @@ export interface LoadFlags {
   verbose?: boolean;
 }
 
-/** Throws what `loadModel` throws; nothing stays loaded then. */
-export async function loadTarget(
+/** What a verb has while its model is loaded. `signal` is that of the first Ctrl-C. */
+export interface LoadedTarget {
+  model: LoadedModel;
+  interrupts: Interrupts;
+  signal: AbortSignal;
+  loadMs: number;
+}
+
+/** Loads, uses and disposes a model. Throws what `loadModel` and `use` throw, and Stopped after Ctrl-C. */
+export async function withTarget(
   config: RunConfig,
   flags: LoadFlags,
   io: CliIo,
-  signal: AbortSignal,
-): Promise<LoadedModel> {
+  use: (target: LoadedTarget) => Promise<void>,
+): Promise<void> {
+  const interrupts = new Interrupts();
+  const { signal, end } = interrupts.begin();
+  try {
+    const started = performance.now();
+    const model = await loadTarget(config, flags, io, signal);
+    try {
+      await use({ model, interrupts, signal, loadMs: performance.now() - started });
+    } finally {
+      await model.dispose();
+    }
+  } catch (error) {
+    throw signal.aborted ? new Stopped() : error;
+  } finally {
+    end();
+    interrupts.dispose();
+  }
+}
+
+async function loadTarget(config: RunConfig, flags: LoadFlags, io: CliIo, signal: AbortSignal): Promise<LoadedModel> {
   const { loadModel, planModel } = await import('../load-model.js');
   const options = { ...toLoadOptions(config), signal, logger: loggerFor(flags, io) };
   const isSilent = flags.quiet === true || flags.json === true;

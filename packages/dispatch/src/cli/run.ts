@@ -12,8 +12,8 @@ import type { DeviceStats, LoadedModel } from '../loaded-model.js';
 import type { Prompt } from '../options.js';
 import { runChat } from './chat.js';
 import { type CliIo, colorsFor, readAll, writeText } from './cli-io.js';
-import { Interrupts, Stopped } from './interrupts.js';
-import { type LoadFlags, loadTarget } from './load-target.js';
+import type { Interrupts } from './interrupts.js';
+import { type LoadFlags, withTarget } from './load-target.js';
 import { addSettingFlags, readTarget, settingFlags } from './target.js';
 
 type RunFlags = LoadFlags & Record<string, unknown>;
@@ -46,22 +46,10 @@ async function runTarget(config: RunConfig, given: string | undefined, flags: Ru
   if (!isChat && prompt === '') {
     throw new ConfigError('prompt: expected a text as argument, in the YAML or on standard input, got none');
   }
-  const interrupts = new Interrupts();
-  const { signal, end } = interrupts.begin();
-  try {
-    const model = await loadTarget(config, flags, io, signal);
-    try {
-      if (isChat) await chat(model, config, flags, io, interrupts, signal);
-      else await printContinuation(model, prompt, config, flags, io, signal);
-    } finally {
-      await model.dispose();
-    }
-  } catch (error) {
-    throw signal.aborted ? new Stopped() : error;
-  } finally {
-    end();
-    interrupts.dispose();
-  }
+  await withTarget(config, flags, io, async ({ model, interrupts, signal }) => {
+    if (isChat) await chat(model, config, flags, io, interrupts, signal);
+    else await printContinuation(model, prompt, config, flags, io, signal);
+  });
 }
 
 async function chat(
