@@ -175,22 +175,19 @@ void Context::close() {
 }
 
 Buffer::Buffer(ContextRef owner, size_t bytes, int kind) : context(std::move(owner)), bytes(bytes), kind(kind) {
-  context->accounting.take(bytes, kind);
-  try {
-    const std::lock_guard lock(context->in_use);
-    data = static_cast<std::byte *>(context->allocate(std::max<size_t>(bytes, 1), MS_MEMORY_DEVICE));
-  } catch (...) {
-    context->accounting.give_back(bytes, kind);
-    throw;
-  }
+  allocate(*context, MS_MEMORY_DEVICE);
 }
 
 Buffer::Buffer(ContextRef owner, ContextRef copies, size_t bytes, int kind)
     : context(std::move(owner)), bytes(bytes), kind(kind), copier(std::move(copies)) {
+  allocate(*copier, MS_MEMORY_PINNED);
+}
+
+void Buffer::allocate(Context &giver, ms_memory_kind memory) {
   context->accounting.take(bytes, kind);
   try {
-    const std::lock_guard lock(copier->in_use);
-    data = static_cast<std::byte *>(copier->allocate(std::max<size_t>(bytes, 1), MS_MEMORY_PINNED));
+    const std::lock_guard lock(giver.in_use);
+    data = static_cast<std::byte *>(giver.allocate(std::max<size_t>(bytes, 1), memory));
   } catch (...) {
     context->accounting.give_back(bytes, kind);
     throw;

@@ -135,6 +135,10 @@ class Buffer {
   const std::shared_ptr<Context> copier;   // null where the memory is not pinned for another device
   const std::shared_ptr<Mapping> mapping;  // null for device memory
   std::byte *data = nullptr;  // never null, also for 0 bytes
+
+ private:
+  // Counts the bytes to `context` and takes them from `giver`. Throws MS_OUT_OF_MEMORY.
+  void allocate(Context &giver, ms_memory_kind memory);
 };
 
 using ContextRef = std::shared_ptr<Context>;
