@@ -3,10 +3,11 @@
  * cache. Numbers against the float model, bytes in the plan, the same bits over devices and from a packed store,
  * refusals.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
+  ConfigError,
   type DevicePlan,
   InsufficientMemoryError,
   type LoadModelOptions,
@@ -152,6 +153,28 @@ it('llm_int8_head without 8 bits is refused', async () => {
   });
 });
 
+/**
+ * The same float model with rows that 8 bits serve badly: one column of every weight behind a norm is 1000 times as
+ * large, the norm's weight there as much smaller, so that the column sets the rows' scales and is never an outlier.
+ * For a float32 safetensors file of a Llama.
+ */
+function unbalanceColumn(model: string, column: number): void {
+  const file = join(model, 'model.safetensors');
+  const bytes = readFileSync(file);
+  const data = 8 + Number(bytes.readBigUInt64LE(0));
+  const header: Record<string, { shape: number[]; data_offsets: [number, number] }> = JSON.parse(
+    bytes.toString('utf8', 8, data),
+  );
+  for (const [name, { shape, data_offsets: range }] of Object.entries(header)) {
+    const isNorm = /\.\w+_layernorm\./.test(name);
+    if (!isNorm && !/[qkv]_proj|gate_proj|up_proj/.test(name)) continue;
+    const step = 4 * (isNorm ? (shape[0] as number) : (shape[1] as number));
+    for (let at = data + range[0] + 4 * column; at < data + range[1]; at += step)
+      bytes.writeFloatLE(bytes.readFloatLE(at) * (isNorm ? 1e-3 : 1e3), at);
+  }
+  writeFileSync(file, bytes);
+}
+
 describe('llm_int8_threshold: auto', () => {
   const source = `${SHIPPED}stories260K`;
   let text = '';
@@ -200,6 +223,24 @@ describe('llm_int8_threshold: auto', () => {
   ] as const)('refuses %j', async (options, message) => {
     const load = loadModel(source, { ...INT8, llmInt8Threshold: 'auto', ...options });
     await expect(load).rejects.toMatchObject({ name: 'ConfigError', message: expect.stringContaining(message) });
+  });
+
+  it('is refused where no threshold stays within the bound, with what was measured and what to set instead', async () => {
+    const unbalanced = join(folder, 'unbalanced');
+    cpSync(source, unbalanced, { recursive: true });
+    unbalanceColumn(unbalanced, 5);
+    const load = loadModel(unbalanced, { ...INT8, llmInt8Threshold: 'auto', llmInt8ThresholdText: text });
+    const error = (await load.catch((one: unknown) => one)) as ConfigError & { details: { choice: ThresholdChoice } };
+    expect(error).toBeInstanceOf(ConfigError);
+    expect(error.hint).toBe('set int8_activations: float, or a threshold');
+    const { choice } = error.details;
+    expect([choice.threshold, choice.measured.map(({ threshold }) => threshold)]).toEqual([null, [6, 5, 4, 3, 2.5, 2]]);
+    for (const { difference } of choice.measured) expect(difference).toBeGreaterThan(0.01);
+    const rises = choice.measured.map((one) => `${one.threshold}: +${one.difference.toFixed(4)}`).join(', ');
+    expect(error.message).toBe(
+      'llm_int8_threshold: auto: no threshold stays within 0.01 nats of float ' +
+        `(measured ${rises}); int8_activations: float keeps more`,
+    );
   });
 
   it('is refused before it is measured where the model does not fit', async () => {
