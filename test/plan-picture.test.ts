@@ -121,7 +121,8 @@ describe('BLOOM-176B', () => {
   it('has a page with the same picture and every module', () => {
     const plan = planOver(8, 40);
     const html = planHtml(plan);
-    expect(html).toContain(planSvg(plan));
+    expect(html).toContain(`<div class="wide">${planSvg(plan)}</div>`);
+    expect(html.match(/<table>/g)).toHaveLength(html.match(/<div class="wide"><table>/g)?.length ?? 0);
     expect(html.match(/<td>transformer\.h\.\d+<\/td>/g)).toHaveLength(70);
     expect(html).not.toMatch(/<script|https?:\/\/(?!www\.w3\.org\/2000\/svg)/);
   });

@@ -1,4 +1,7 @@
-/** The device plan as one HTML page without scripts or outside files: the picture of `plan-picture.ts`, the bytes of every device and of every module. */
+/**
+ * The device plan as one HTML page without scripts or outside files: the picture of `plan-picture.ts`, the bytes of
+ * every device and of every module. On a narrow screen picture and tables scroll by themselves, the page does not.
+ */
 import { formatBytes } from '@metashard/core';
 import type { DevicePlan, PlanDevice, PlanModule } from './plan.js';
 import { escapeXml, type PictureOptions, planSvg } from './plan-picture.js';
@@ -6,7 +9,8 @@ import { formatMs, isUnlimited, MEMORY_USES, planNotes, planSums, planTitle } fr
 
 const STYLE = `
 body { margin: 2rem auto; max-width: 82rem; padding: 0 1rem; font: 15px/1.45 system-ui, sans-serif; color: #17212b; background: #fff; }
-svg { width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+svg { display: block; width: 100%; min-width: 56rem; height: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid #dde2e6; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
@@ -22,7 +26,7 @@ export function planHtml(plan: DevicePlan, options: PictureOptions = {}): string
     '<!doctype html>',
     `<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">`,
     `<title>${title}</title><style>${STYLE}</style></head><body>`,
-    planSvg(plan, options),
+    wide(planSvg(plan, options)),
     deviceTable(plan),
     notes.length > 0 ? `<ul>${notes.join('')}</ul>` : '',
     moduleTable(plan.modules ?? []),
@@ -68,5 +72,9 @@ function table(header: readonly string[], rows: readonly string[][], totals?: re
     row.map((cell) => `<${tag}>${escapeXml(cell)}</${tag}>`).join('');
   const body = rows.map((row) => `<tr>${cells('td', row)}</tr>`).join('\n');
   const foot = totals === undefined ? '' : `<tfoot><tr>${cells('td', totals)}</tr></tfoot>`;
-  return `<table><thead><tr>${cells('th', header)}</tr></thead><tbody>\n${body}\n</tbody>${foot}</table>`;
+  return wide(`<table><thead><tr>${cells('th', header)}</tr></thead><tbody>\n${body}\n</tbody>${foot}</table>`);
+}
+
+function wide(content: string): string {
+  return `<div class="wide">${content}</div>`;
 }
