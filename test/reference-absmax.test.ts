@@ -66,7 +66,26 @@ describe('absmax and zero-point of a whole tensor', () => {
       const constant = quantizeZeropoint(tensor([value, value]));
       expect(dequantizeZeropoint(constant.q, constant.scale, constant.zeroPoint).toArray()).toEqual([value, value]);
     }
-    expect(quantizeZeropoint(tensor([])).q.shape).toEqual([0]);
+    const empty = quantizeZeropoint(tensor([]));
+    expect([empty.q.shape, empty.scale, empty.zeroPoint]).toEqual([[0], 1, 0]);
+  });
+
+  it('zero-point spans from the least to the largest value, where zero is outside, too', () => {
+    const above = quantizeZeropoint(tensor([3, 4, 5]));
+    expect([above.q.toArray(), above.scale, above.zeroPoint]).toEqual([[-127, 0, 127], 127, 508]);
+    const below = quantizeZeropoint(tensor([-3, -4, -5]));
+    expect([below.q.toArray(), below.scale, below.zeroPoint]).toEqual([[127, 0, -127], 127, -508]);
+  });
+
+  it('both ways back keep the shape, and refuse other dtypes by name', () => {
+    const { q, scale, zeroPoint } = quantizeZeropoint(tensor([[3, 4, 5]]));
+    expect(dequantizeZeropoint(q, scale, zeroPoint).toArray()).toEqual([[3, 4, 5]]);
+    expect(dequantizeAbsmax(q, 127).toArray()).toEqual([[-1, 0, 1]]);
+    const x = tensor([1], { dtype: 'int8' });
+    expect(() => quantizeAbsmax(x)).toThrow(/^quantizeAbsmax: expected .*, got int8/);
+    expect(() => quantizeZeropoint(x)).toThrow(/^quantizeZeropoint: expected .*, got int8/);
+    expect(() => dequantizeAbsmax(tensor([1]), 1)).toThrow('dequantizeAbsmax: expected int8, got float32');
+    expect(() => dequantizeZeropoint(tensor([1]), 1, 0)).toThrow('dequantizeZeropoint: expected int8, got float32');
   });
 
   it('shows zeros as zeros, NaN and infinity as what they are', () => {
