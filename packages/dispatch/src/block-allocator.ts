@@ -1,4 +1,7 @@
-/** Which blocks of the paged KV cache are free. A sequence's blocks need not be neighbours; what lies in them is the executors' business. */
+/**
+ * Which blocks of the paged KV cache are free. A sequence's blocks need not be neighbours; what lies in them is the
+ * executors' business.
+ */
 import { KV_BLOCK_SIZE, OutOfMemoryError, uniformGenerator } from '@metashard/core';
 
 export class BlockAllocator {

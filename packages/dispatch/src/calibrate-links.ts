@@ -1,7 +1,7 @@
 /**
- * Measures what it costs to bring bytes from the host to a device, back, and from device to device, and proves that they
- * arrive: every byte is compared. A peer copy that goes wrong silently (an IOMMU in its way) is an error here, not wrong
- * text later.
+ * Measures what it costs to bring bytes from the host to a device, back, and from device to device, and proves that
+ * they arrive: every byte is compared. A peer copy that goes wrong silently (an IOMMU in its way) is an error here, not
+ * wrong text later.
  */
 import { randomFillSync } from 'node:crypto';
 import { BackendError, type BufferId, type DeviceContext, guardNative, native } from '@metashard/core';

@@ -1,6 +1,7 @@
 /**
- * Measures what this machine's devices do, so that plans rest on it: the rate at which a decode step reads weights, the rate of a long prefill, what a hop costs,
- * how fast the disk reads. Kept in the cache folder per machine; a plan says whether its times are measured or datasheet figures.
+ * Measures what this machine's devices do, so that plans rest on it: the rate at which a decode step reads weights, the
+ * rate of a long prefill, what a hop costs, how fast the disk reads. Kept in the cache folder per machine; a plan says
+ * whether its times are measured or datasheet figures.
  */
 import { createHash } from 'node:crypto';
 import {

@@ -1,6 +1,7 @@
 /**
- * What a plan's time is made of: how fast a device reads memory and computes, and what a hop to it costs. Datasheet figures until a calibration measures
- * this machine's (`calibrate.ts`). Estimates choose between placements; nothing is promised by them.
+ * What a plan's time is made of: how fast a device reads memory and computes, and what a hop to it costs. Datasheet
+ * figures until a calibration measures this machine's (`calibrate.ts`). Estimates choose between placements; nothing is
+ * promised by them.
  */
 import { type DeviceName, opSignature, type ProgramOp, type ProgramTensor, parseDevice } from '@metashard/core';
 import type { ProgramFacts } from './program-facts.js';

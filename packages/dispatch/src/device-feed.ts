@@ -1,6 +1,7 @@
 /**
- * Portions that are copied to a device which does not read host memory: from host memory where they are parked, quantized, or from a packed store. Holds the
- * window, the parked weights and the addon's feed, whose thread and stream bring the portions. Which one is wanted when is `weight-stream.ts`.
+ * Portions that are copied to a device which does not read host memory: from host memory where they are parked,
+ * quantized, or from a packed store. Holds the window, the parked weights and the addon's feed, whose thread and stream
+ * bring the portions. Which one is wanted when is `weight-stream.ts`.
  */
 import {
   DeviceContext,

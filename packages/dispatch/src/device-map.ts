@@ -1,4 +1,7 @@
-/** Explicit device maps: module prefix → device, longest prefix wins. Checks a map against a recorded model and gives every op its device. */
+/**
+ * Explicit device maps: module prefix → device, longest prefix wins. Checks a map against a recorded model and gives
+ * every op its device.
+ */
 import { type Device, DeviceMapError, type DeviceName, nearestWord, type Program, parseDevice } from '@metashard/core';
 import type { DeviceMap } from './plan.js';
 import type { ProgramFacts } from './program-facts.js';
@@ -10,8 +13,8 @@ export interface Placement {
 }
 
 /**
- * Canonical names. Weights on `disk` are streamed to `executeOn`, or to `streamer` where the map names none; those on a CPU to a CUDA device that computes
- * them. Throws DeviceMapError.
+ * Canonical names. Weights on `disk` are streamed to `executeOn`, or to `streamer` where the map names none; those on a
+ * CPU to a CUDA device that computes them. Throws DeviceMapError.
  */
 export function canonicalDeviceMap(map: DeviceMap, streamer: DeviceName | undefined): Record<string, Placement> {
   const canonical: Record<string, Placement> = {};
@@ -57,8 +60,9 @@ export function longestPrefix(map: Readonly<Record<string, unknown>>, path: stri
 }
 
 /**
- * Where each op of the Program runs. Ops without weights that no key covers (residuals of containers) stay with the op before them; `select_rows` goes
- * with what comes after it. A module left out whose weights are all tied to covered ones (an output head) goes where those are.
+ * Where each op of the Program runs. Ops without weights that no key covers (residuals of containers) stay with the op
+ * before them; `select_rows` goes with what comes after it. A module left out whose weights are all tied to covered
+ * ones (an output head) goes where those are.
  * Throws DeviceMapError for keys that name no module and for parameters no key covers.
  */
 export function deviceOfOps(

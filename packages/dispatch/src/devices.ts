@@ -1,4 +1,7 @@
-/** The devices a plan may use and what each offers: the given list, or every CUDA device and then the CPU. Budgets are bytes. */
+/**
+ * The devices a plan may use and what each offers: the given list, or every CUDA device and then the CPU. Budgets are
+ * bytes.
+ */
 import {
   ConfigError,
   canonicalDevice,
@@ -40,8 +43,9 @@ export function cudaDevices(): { names: DeviceName[]; reason?: string } {
 }
 
 /**
- * Devices with budgets. A CPU device without max_memory shares 0.9 of the memory available with the other CPU devices. A CUDA device that this machine lacks may
- * be planned for when max_memory gives its size. Throws ConfigError, DeviceUnavailableError.
+ * Devices with budgets. A CPU device without max_memory shares 0.9 of the memory available with the other CPU devices.
+ * A CUDA device that this machine lacks may be planned for when max_memory gives its size. Throws ConfigError,
+ * DeviceUnavailableError.
  */
 export function resolveDevices({ devices, maxMemory = {}, reserve = 0 }: DeviceRequest): DeviceBudget[] {
   const limits = new Map(

@@ -1,5 +1,6 @@
 /**
- * What a model would take, from its config alone: weights per dtype, its largest block, its KV cache, and how many of some common GPUs hold it in 8 bits.
+ * What a model would take, from its config alone: weights per dtype, its largest block, its KV cache, and how many of
+ * some common GPUs hold it in 8 bits.
  * Every figure is the planner's, of a model recorded on meta.
  */
 import { basename, resolve } from 'node:path';
@@ -61,7 +62,9 @@ export interface SetupEstimate {
   problem: { neededBytes: number; message: string } | null;
 }
 
-/** Memory sizes as sold, in GiB; 0.9 of each is offered, which leaves room for the driver and for what it calls a GiB. */
+/**
+ * Memory sizes as sold, in GiB; 0.9 of each is offered, which leaves room for the driver and for what it calls a GiB.
+ */
 const GPUS: readonly { name: string; GiB: number }[] = [
   { name: 'T4', GiB: 16 },
   { name: 'RTX 3090, RTX 4090, L4, A10', GiB: 24 },
@@ -73,7 +76,10 @@ const OFFERED_SHARE = 0.9;
 const MOST_DEVICES = 64;
 const KV_TOKENS = 1024;
 
-/** Needs a folder with a config.json, or a cached id. Throws ModelNotFoundError, CheckpointError, UnsupportedConfigError, ConfigError. */
+/**
+ * Needs a folder with a config.json, or a cached id. Throws ModelNotFoundError, CheckpointError,
+ * UnsupportedConfigError, ConfigError.
+ */
 export async function estimateModel(nameOrFolder: string, options: EstimateOptions = {}): Promise<ModelEstimate> {
   const open = (dtype: DType | 'auto', loadIn8bit: boolean): Promise<ModelSource> =>
     openModelSource(nameOrFolder, { dtype, loadIn8bit, ...(options.revision && { revision: options.revision }) });

@@ -1,4 +1,7 @@
-/** What the main thread and a device's worker say to each other. Plain data; buffers are native ids, valid in every thread of the process. */
+/**
+ * What the main thread and a device's worker say to each other. Plain data; buffers are native ids, valid in every
+ * thread of the process.
+ */
 
 import type { MessagePort } from 'node:worker_threads';
 import type { BufferId, DeviceName, DimValues, DType, Program, TensorId } from '@metashard/core';

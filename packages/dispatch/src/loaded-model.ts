@@ -1,4 +1,7 @@
-/** A model as programs use it after `loadModel`: forward, generate, loss, what it is and what it takes. Calls made at once run one after another. */
+/**
+ * A model as programs use it after `loadModel`: forward, generate, loss, what it is and what it takes. Calls made at
+ * once run one after another.
+ */
 import { ArgumentError, DisposedError, KV_BLOCK_SIZE, type ProgramTensor, specBytes } from '@metashard/core';
 import type { ParsedConfig } from '@metashard/meta';
 import { BlockAllocator } from './block-allocator.js';
@@ -75,7 +78,8 @@ export class LoadedModel implements GenerationHost {
   }
 
   /**
-   * Logits of every token: float32 [B, T, V]. Throws ShapeError (ragged rows), ArgumentError (too many rows), ContextLengthError, and what a device throws.
+   * Logits of every token: float32 [B, T, V]. Throws ShapeError (ragged rows), ArgumentError (too many rows),
+   * ContextLengthError, and what a device throws.
    */
   forward(inputs: ForwardInputs, options: ForwardOptions = {}): Promise<ForwardResult> {
     return this.#exclusive(() => {
@@ -85,8 +89,10 @@ export class LoadedModel implements GenerationHost {
   }
 
   /**
-   * Continues a text, token ids, a batch of either, or a chat. Each piece is one token of one row; a row's last has `finishReason` and `usage`.
-   * Leaving the loop early stops the run. Throws ArgumentError, ContextLengthError before any compute, and what a device throws.
+   * Continues a text, token ids, a batch of either, or a chat. Each piece is one token of one row; a row's last has
+   * `finishReason` and `usage`.
+   * Leaving the loop early stops the run. Throws ArgumentError, ContextLengthError before any compute, and what a
+   * device throws.
    */
   async *generate(prompt: Prompt, options: GenerateOptions = {}): AsyncGenerator<GeneratedPiece, void, undefined> {
     const turn = this.#turn();
@@ -106,7 +112,10 @@ export class LoadedModel implements GenerationHost {
     return lossOf(logits, ids);
   }
 
-  /** Bytes of parameters and buffers as transformers counts them: int8 weights at one byte, their scales not, a tied weight once. */
+  /**
+   * Bytes of parameters and buffers as transformers counts them: int8 weights at one byte, their scales not, a tied
+   * weight once.
+   */
   memoryFootprint(): number {
     let total = 0;
     for (const tensor of this.recorded.program.tensors as readonly ProgramTensor[]) {
@@ -135,8 +144,8 @@ export class LoadedModel implements GenerationHost {
   }
 
   /**
-   * Writes the model as a Hugging Face folder: float, or 8 bits in bitsandbytes' layout as it was loaded. Throws ArgumentError (a folder that is not empty),
-   * CheckpointError (the disk); then nothing is left behind.
+   * Writes the model as a Hugging Face folder: float, or 8 bits in bitsandbytes' layout as it was loaded. Throws
+   * ArgumentError (a folder that is not empty), CheckpointError (the disk); then nothing is left behind.
    */
   saveCheckpoint(folder: string, options: SaveOptions = {}): Promise<void> {
     return this.#exclusive(() =>

@@ -1,6 +1,6 @@
 /**
- * Portions of a packed store that a device computes on in place, on the mapping: read ahead by the addon's reader thread, and released behind, except those that
- * the device has room to keep.
+ * Portions of a packed store that a device computes on in place, on the mapping: read ahead by the addon's reader
+ * thread, and released behind, except those that the device has room to keep.
  */
 import { ADVICE, native } from '@metashard/core';
 import type { WeightPlace } from './load-weights.js';

@@ -1,6 +1,7 @@
 /**
- * Where every byte of a device goes: weights, KV cache, the activation arena (offsets by liveness at the largest step), scratch, inboxes for tensors that
- * arrive from other devices, and step inputs. The executor allocates exactly this, so the plan and the run cannot drift apart.
+ * Where every byte of a device goes: weights, KV cache, the activation arena (offsets by liveness at the largest step),
+ * scratch, inboxes for tensors that arrive from other devices, and step inputs. The executor allocates exactly this, so
+ * the plan and the run cannot drift apart.
  */
 import {
   type DeviceName,
@@ -26,8 +27,8 @@ export interface Arena {
 }
 
 /**
- * Gives every activation of the ops an offset so that tensors alive at once never overlap: best fit over a list of gaps, in order of execution. The output of an
- * op that may work in place takes the place of an input that ends there.
+ * Gives every activation of the ops an offset so that tensors alive at once never overlap: best fit over a list of
+ * gaps, in order of execution. The output of an op that may work in place takes the place of an input that ends there.
  */
 export function planArena(facts: ProgramFacts, ops: readonly ProgramOp[], keep: ReadonlySet<TensorId>): Arena {
   const { lastUse } = facts; // all UNUSED between calls
@@ -63,7 +64,10 @@ export function planArena(facts: ProgramFacts, ops: readonly ProgramOp[], keep: 
   return { bytes: space.high, offsets };
 }
 
-/** The input in whose place an op's only output may lie: an activation that is used for the last time, not through a view; -1: there is none. */
+/**
+ * The input in whose place an op's only output may lie: an activation that is used for the last time, not through a
+ * view; -1: there is none.
+ */
 function inputEndingIn({ lastUse, program: { tensors } }: ProgramFacts, op: ProgramOp, index: number): TensorId {
   if (opSignature(op.op).inPlace !== true) return -1;
   const output = tensors[op.outputs[0] as number];
@@ -199,7 +203,8 @@ export function planDeviceMemory(
 }
 
 /**
- * What the ops that make rows of logits read from ops before them: a long prompt's logits are made in passes (`serve.ts`), so it must outlive the first.
+ * What the ops that make rows of logits read from ops before them: a long prompt's logits are made in passes
+ * (`serve.ts`), so it must outlive the first.
  */
 function readByEachPass(facts: ProgramFacts, segment: Segment): TensorId[] {
   const { program, dims } = facts;
@@ -213,7 +218,10 @@ function readByEachPass(facts: ProgramFacts, segment: Segment): TensorId[] {
 
 const NO_STREAMS: StreamRequest = { ops: new Map(), blockOf: (module) => module };
 
-/** Outputs read after the whole segment has run; taps (`hidden_states.N`) are read as soon as they are made and need not outlive it. */
+/**
+ * Outputs read after the whole segment has run; taps (`hidden_states.N`) are read as soon as they are made and need not
+ * outlive it.
+ */
 export function isFinalOutput(name: string): boolean {
   return !name.startsWith('hidden_states.');
 }
@@ -231,7 +239,10 @@ export function samplingBytes(
   };
 }
 
-/** Device memory that weights pass through while they are loaded: windows of rows, kept with the context. The CPU reads files in place. */
+/**
+ * Device memory that weights pass through while they are loaded: windows of rows, kept with the context. The CPU reads
+ * files in place.
+ */
 export function loadStagingBytes(device: DeviceName): number {
   return parseDevice(device).type === 'cuda' ? 8 * 2 ** 20 : 0;
 }

@@ -1,4 +1,7 @@
-/** What a folder says about a model before any weight is read: its config, the module tree on meta, which linears are in 8 bits. */
+/**
+ * What a folder says about a model before any weight is read: its config, the module tree on meta, which linears are in
+ * 8 bits.
+ */
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';

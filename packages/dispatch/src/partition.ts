@@ -1,5 +1,6 @@
 /**
- * Contiguous partitions of a model's units (blocks and what stands between them) over devices in a given order. Exact, by dynamic programming.
+ * Contiguous partitions of a model's units (blocks and what stands between them) over devices in a given order. Exact,
+ * by dynamic programming.
  * A unit is what a map never cuts: a no-split block, or a leaf module outside of blocks.
  */
 import type { Program, TensorId } from '@metashard/core';
@@ -21,7 +22,10 @@ export interface Unit {
 
 const measured = new WeakMap<ProgramFacts, { blockPaths: ReadonlySet<string>; units: readonly Unit[] }>();
 
-/** A Program's units; the same array for the same facts and blocks. `blockPaths`: paths of no-split modules. Ops of containers join the unit before them. */
+/**
+ * A Program's units; the same array for the same facts and blocks. `blockPaths`: paths of no-split modules. Ops of
+ * containers join the unit before them.
+ */
 export function unitsOf(facts: ProgramFacts, blockPaths: ReadonlySet<string>): readonly Unit[] {
   const known = measured.get(facts);
   if (known?.blockPaths === blockPaths) return known.units;
@@ -92,7 +96,10 @@ function measureUnit(facts: ProgramFacts, unit: Unit): void {
   for (const index of unit.ops) unit.scratchBytes = Math.max(unit.scratchBytes, facts.scratch[index] as number);
 }
 
-/** Sums over ranges of units in constant time (plus one step a tie): bytes of units i … j-1, a weight shared by two of them counted once. */
+/**
+ * Sums over ranges of units in constant time (plus one step a tie): bytes of units i … j-1, a weight shared by two of
+ * them counted once.
+ */
 export class UnitRanges implements Ranges {
   readonly #bytes: number[] = [0];
   readonly #ties: { first: number; second: number; bytes: number }[] = [];
@@ -133,9 +140,12 @@ export interface PartitionProblem {
 }
 
 /**
- * The contiguous partition with the smallest largest share of bytes: `ends[d]` is the unit after device d's last (equal ends: the device is left empty).
- * Of equal optima the one with the fewest devices, of these the one that fills earlier devices. undefined when nothing fits.
- * share(d, j) = min over i of max(share(d-1, i), bytes(i, j)), then used(d, j) under that share as a limit: O(devices · units²), exact.
+ * The contiguous partition with the smallest largest share of bytes: `ends[d]` is the unit after device d's last (equal
+ * ends: the device is left empty).
+ * Of equal optima the one with the fewest devices, of these the one that fills earlier devices. undefined when nothing
+ * fits.
+ * share(d, j) = min over i of max(share(d-1, i), bytes(i, j)), then used(d, j) under that share as a limit: O(devices ·
+ * units²), exact.
  */
 export function balancedPartition({ ranges, capacities }: PartitionProblem): number[] | undefined {
   const share = smallestShare({ ranges, capacities });
@@ -164,7 +174,10 @@ function smallestShare({ ranges, capacities }: PartitionProblem): number {
   return row[count] as number;
 }
 
-/** The ends of the partition within the capacities that uses the fewest devices; of equals the one whose last devices take least. It exists. */
+/**
+ * The ends of the partition within the capacities that uses the fewest devices; of equals the one whose last devices
+ * take least. It exists.
+ */
 function fewestDevices({ ranges, capacities }: PartitionProblem): number[] {
   const count = ranges.units.length;
   let row = new Int32Array(count + 1).fill(UNREACHED);
@@ -209,7 +222,10 @@ export function sequentialPartition({ ranges, capacities }: PartitionProblem): n
   return from === count ? ends : undefined;
 }
 
-/** `balanced` over all devices but the first, which gets only what the others cannot take: the smallest head that lets the rest fit. */
+/**
+ * `balanced` over all devices but the first, which gets only what the others cannot take: the smallest head that lets
+ * the rest fit.
+ */
 export function balancedLow0Partition({ ranges, capacities }: PartitionProblem): number[] | undefined {
   if (capacities.length === 1) return balancedPartition({ ranges, capacities });
   const [first, ...rest] = capacities as [number, ...number[]];

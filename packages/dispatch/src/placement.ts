@@ -1,7 +1,8 @@
 /**
- * The placement behind `auto`: contiguous runs of units over devices that minimize what a request takes (latency: stage times and hops added up) or the
- * slowest stage (throughput), within every device's memory. Exact. Devices of equal size and speed form a class; with at most four classes their order is
- * free, by dynamic programming over how many of each class are used; with more, devices are taken in the order given.
+ * The placement behind `auto`: contiguous runs of units over devices that minimize what a request takes (latency: stage
+ * times and hops added up) or the slowest stage (throughput), within every device's memory. Exact. Devices of equal
+ * size and speed form a class; with at most four classes their order is free, by dynamic programming over how many of
+ * each class are used; with more, devices are taken in the order given.
  */
 import { balancedPartition, type Ranges, sequentialPartition } from './partition.js';
 
@@ -90,7 +91,10 @@ function classesOf(devices: readonly PlacementDevice[]): number[][] {
   return [...classes.values()];
 }
 
-/** Equal devices: a unit takes the same time on any of them and every hop adds, so the fewest are the fastest; over these, the smallest largest share. */
+/**
+ * Equal devices: a unit takes the same time on any of them and every hop adds, so the fewest are the fastest; over
+ * these, the smallest largest share.
+ */
 function fewestEqualDevices({ ranges, devices }: PlacementProblem): Stage[] | undefined {
   const capacities = devices.map((device) => device.capacity);
   const filled = sequentialPartition({ ranges, capacities });

@@ -17,7 +17,10 @@ import type { Objective } from './placement.js';
 import type { DeviceMap, DevicePlan, Strategy } from './plan.js';
 import { type PlannedProgram, type PlanRequest, planProgram } from './plan-program.js';
 
-/** Rows of logits computed at once when a prompt's logits are all wanted: at most these, fewer where they would take more bytes than these. */
+/**
+ * Rows of logits computed at once when a prompt's logits are all wanted: at most these, fewer where they would take
+ * more bytes than these.
+ */
 const LOGIT_ROWS = 64;
 const LEAST_LOGIT_ROWS = 16;
 const LOGIT_BYTES = 16 * 2 ** 20;
@@ -133,8 +136,9 @@ export function planRecorded(
 }
 
 /**
- * Records a module tree on meta and plans it over devices: `deviceMap` "auto" (the first device that holds everything, else spread), "balanced",
- * "balanced_low_0", "sequential", or a map by module prefix that is checked and filled in. No device is opened, no weight is read.
+ * Records a module tree on meta and plans it over devices: `deviceMap` "auto" (the first device that holds everything,
+ * else spread), "balanced", "balanced_low_0", "sequential", or a map by module prefix that is checked and filled in. No
+ * device is opened, no weight is read.
  * Throws DeviceMapError, InsufficientMemoryError, ConfigError.
  */
 export function planDeviceMap(module: Module, options: PlanOptions = {}): DevicePlan {

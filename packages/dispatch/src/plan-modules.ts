@@ -1,11 +1,17 @@
-/** What every unit of the model stores on its device: the rows of pictures and of `plan.modules`. Sums of `memory-plan.ts` taken apart, nothing of its own. */
+/**
+ * What every unit of the model stores on its device: the rows of pictures and of `plan.modules`. Sums of
+ * `memory-plan.ts` taken apart, nothing of its own.
+ */
 import type { DeviceName, TensorId } from '@metashard/core';
 import { unitsOf } from './partition.js';
 import type { PlanModule } from './plan.js';
 import type { ProgramFacts } from './program-facts.js';
 import type { Segment } from './segments.js';
 
-/** One entry per unit and device, in order of execution; a device's entries add up to its `weightsBytes` and `kvCacheBytes`. */
+/**
+ * One entry per unit and device, in order of execution; a device's entries add up to its `weightsBytes` and
+ * `kvCacheBytes`.
+ */
 export function moduleBytes(
   facts: ProgramFacts,
   blockPaths: ReadonlySet<string>,
@@ -65,7 +71,10 @@ class Entries {
   }
 }
 
-/** A unit whose ops visit another device without storing anything there (the rows chosen for the head) is listed where it lives only. */
+/**
+ * A unit whose ops visit another device without storing anything there (the rows chosen for the head) is listed where
+ * it lives only.
+ */
 function withoutVisits(entries: readonly PlanModule[]): PlanModule[] {
   const stores = ({ weightsBytes, kvCacheBytes }: PlanModule): boolean => weightsBytes + kvCacheBytes > 0;
   const stored = new Set(entries.filter(stores).map(({ path }) => path));

@@ -1,6 +1,7 @@
 /**
- * The device plan as a picture: a row of blocks per device, widths in proportion to bytes, as one SVG made of strings. What stands in a row is
- * `pictureRows`, how wide it is `fitRows`, the rest draws. The page around it is `plan-page.ts`; the same in text is `plan-table.ts`.
+ * The device plan as a picture: a row of blocks per device, widths in proportion to bytes, as one SVG made of strings.
+ * What stands in a row is `pictureRows`, how wide it is `fitRows`, the rest draws. The page around it is
+ * `plan-page.ts`; the same in text is `plan-table.ts`.
  */
 import { formatBytes } from '@metashard/core';
 import type { DevicePlan, PlanDevice, PlanModule } from './plan.js';
@@ -41,7 +42,9 @@ export interface PictureRow {
   parts: PicturePart[];
 }
 
-/** Free memory is drawn to scale as long as a device is at most this many times as large as what the fullest one holds. */
+/**
+ * Free memory is drawn to scale as long as a device is at most this many times as large as what the fullest one holds.
+ */
 const LARGEST_EXTENT = 2.5;
 const LEAST_UNIT_WIDTH = 5;
 const LEAST_PART_WIDTH = 3;
@@ -51,7 +54,9 @@ const CHARACTER_WIDTH = 6.4;
 const FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif\"";
 const INK = '#17212b';
 
-/** Chosen so that neighbours differ in lightness, too: the picture reads in greyscale. Patterned parts are not weights. */
+/**
+ * Chosen so that neighbours differ in lightness, too: the picture reads in greyscale. Patterned parts are not weights.
+ */
 const LOOKS: Readonly<Record<PartKind, { fill: string; text: string; name: string }>> = {
   embedding: { fill: '#0c4a5b', text: '#ffffff', name: 'embedding' },
   block: { fill: '#a6cbe8', text: INK, name: 'blocks' },
@@ -78,7 +83,10 @@ const PATTERNS = [
   ['reserve', '#d5d8db', '<path d="M0 2h8M0 6h8" stroke="#9aa1a8" stroke-width="1"/>'],
 ] as const;
 
-/** The plan as an SVG document: one rectangle per unit of the model and per other use of memory, each with its exact bytes as a tooltip. */
+/**
+ * The plan as an SVG document: one rectangle per unit of the model and per other use of memory, each with its exact
+ * bytes as a tooltip.
+ */
 export function planSvg(plan: DevicePlan, { width = 1280 }: PictureOptions = {}): string {
   const rows = pictureRows(plan);
   const widths = fitRows(rows, width - LABEL_WIDTH - 2 * MARGIN);
@@ -102,7 +110,9 @@ export function planSvg(plan: DevicePlan, { width = 1280 }: PictureOptions = {})
   ].join('\n');
 }
 
-/** The parts of every device's row: its units in order of execution, then its other uses of memory, then what is free. */
+/**
+ * The parts of every device's row: its units in order of execution, then its other uses of memory, then what is free.
+ */
 export function pictureRows(plan: DevicePlan): PictureRow[] {
   const modules = plan.modules ?? [];
   const kinds = unitKinds(modules);
@@ -183,8 +193,8 @@ function isNumber(part: string): boolean {
 }
 
 /**
- * Widths of all parts at one scale, such that the longest row has the given length and nothing is too thin to see. What thin parts gain, the row's free
- * memory gives, so that equal budgets end at the same place.
+ * Widths of all parts at one scale, such that the longest row has the given length and nothing is too thin to see. What
+ * thin parts gain, the row's free memory gives, so that equal budgets end at the same place.
  */
 export function fitRows(rows: readonly PictureRow[], length: number): number[][] {
   const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);

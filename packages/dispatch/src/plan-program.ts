@@ -60,7 +60,9 @@ function refuseInt8Cache({ tensors }: Program, { device, ops }: Segment): void {
   });
 }
 
-/** Throws DeviceMapError (a map that names no module or leaves parameters out), ConfigError, InsufficientMemoryError. */
+/**
+ * Throws DeviceMapError (a map that names no module or leaves parameters out), ConfigError, InsufficientMemoryError.
+ */
 export function planProgram(request: PlanRequest): PlannedProgram {
   const { program, dims } = request;
   const facts = ProgramFacts.of(program, dims);

@@ -1,11 +1,17 @@
-/** The device plan: what will be where, in bytes, before anything is loaded. Plain JSON; made by `plan-device-map.ts`, printed by `plan-table.ts`. */
+/**
+ * The device plan: what will be where, in bytes, before anything is loaded. Plain JSON; made by `plan-device-map.ts`,
+ * printed by `plan-table.ts`.
+ */
 import type { DeviceName } from '@metashard/core';
 import type { Objective } from './placement.js';
 
 export const STRATEGIES = ['auto', 'balanced', 'balanced_low_0', 'sequential'] as const;
 export type Strategy = (typeof STRATEGIES)[number];
 
-/** A module prefix → where it lives. `{ device: 'disk', execute_on: 'cuda:0' }` streams its weights to the device that computes. */
+/**
+ * A module prefix → where it lives. `{ device: 'disk', execute_on: 'cuda:0' }` streams its weights to the device that
+ * computes.
+ */
 export type DeviceMapValue = DeviceName | number | { device: DeviceName | number; execute_on?: DeviceName | number };
 export type DeviceMap = Record<string, DeviceMapValue>;
 
@@ -20,7 +26,10 @@ export interface PlanSegment {
   modules: string[];
 }
 
-/** What one unit of the model (a block, or a module between blocks) has on one device. A unit that a map cuts has an entry per device. */
+/**
+ * What one unit of the model (a block, or a module between blocks) has on one device. A unit that a map cuts has an
+ * entry per device.
+ */
 export interface PlanModule {
   path: string;
   device: DeviceName;

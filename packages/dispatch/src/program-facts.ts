@@ -1,5 +1,6 @@
 /**
- * What planning asks of a Program over and over: the storage behind every view, the bytes of every tensor at the largest step, the scratch of every op.
+ * What planning asks of a Program over and over: the storage behind every view, the bytes of every tensor at the
+ * largest step, the scratch of every op.
  * Computed once per Program and size of step and kept as long as the Program lives.
  */
 import {
@@ -27,7 +28,10 @@ export class ProgramFacts {
   readonly bytes: Float64Array;
   /** Scratch bytes of each op at `dims`. */
   readonly scratch: Float64Array;
-  /** Ops that need only step inputs and constants (rope tables): cheap, so every segment that uses their results computes them itself. */
+  /**
+   * Ops that need only step inputs and constants (rope tables): cheap, so every segment that uses their results
+   * computes them itself.
+   */
   readonly rematerialized: ReadonlySet<number>;
   /** Op that makes each tensor, or -1. */
   readonly producer: Int32Array;

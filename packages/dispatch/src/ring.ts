@@ -1,5 +1,6 @@
 /**
- * Single-producer single-consumer rings of int32 slots in shared memory, and the words through which threads wake and stop each other.
+ * Single-producer single-consumer rings of int32 slots in shared memory, and the words through which threads wake and
+ * stop each other.
  * About 2 µs from push to pop between two threads. Nothing here knows what a slot means (see `step.ts`).
  */
 import { ExecutorError } from '@metashard/core';
@@ -27,7 +28,10 @@ export class Ring {
     return new Ring(new SharedArrayBuffer((HEADER_WORDS + slotWords * slots) * 4), slotWords);
   }
 
-  /** Lets `fill` write the next slot and publishes it. Throws ExecutorError on a full ring: the protocol bounds what is under way. */
+  /**
+   * Lets `fill` write the next slot and publishes it. Throws ExecutorError on a full ring: the protocol bounds what is
+   * under way.
+   */
   push(fill: (slot: Int32Array) => void): void {
     const written = Atomics.load(this.#words, WRITTEN);
     if (written - Atomics.load(this.#words, READ) >= this.#slots)
@@ -62,7 +66,10 @@ const STOP = 0;
 const ABORT = 1;
 const ROWS = 2;
 
-/** Words that all threads of a model see: stop (a worker failed), abort (the caller gave up), one word per row (stop this row), one bell per worker. */
+/**
+ * Words that all threads of a model see: stop (a worker failed), abort (the caller gave up), one word per row (stop
+ * this row), one bell per worker.
+ */
 export class Control {
   readonly #words: Int32Array;
 

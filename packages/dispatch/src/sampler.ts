@@ -1,6 +1,7 @@
 /**
- * Chooses the next tokens where the output head is: greedily by the `argmax` op, else by the `sample` op with one uniform number per row and step that depends
- * on seed, row and step alone, so that a row's text does not depend on its batch mates. Keeps the ids a repetition penalty looks at.
+ * Chooses the next tokens where the output head is: greedily by the `argmax` op, else by the `sample` op with one
+ * uniform number per row and step that depends on seed, row and step alone, so that a row's text does not depend on its
+ * batch mates. Keeps the ids a repetition penalty looks at.
  */
 import {
   type BufferId,
@@ -137,7 +138,10 @@ function encode(buffer: BufferId, byteOffset: number, dtype: number, shape: read
   return words;
 }
 
-/** A number in [0, 1) with 24 bits from (seed, row, step): three rounds of the splitmix32 finalizer (Steele, Lea & Flood 2014). */
+/**
+ * A number in [0, 1) with 24 bits from (seed, row, step): three rounds of the splitmix32 finalizer (Steele, Lea & Flood
+ * 2014).
+ */
 export function uniformOf(seed: number, row: number, step: number): number {
   let z = 0;
   for (const word of [seed, row, step]) {

@@ -1,6 +1,7 @@
 /**
- * `model.saveCheckpoint`: writes a loaded model as a Hugging Face folder, in float or in bitsandbytes' 8-bit layout (`weight` int8, `SCB` float32,
- * `weight_format`), which transformers loads and metashard loads back bit for bit. Every device writes its own weights. The folder appears whole or not at all.
+ * `model.saveCheckpoint`: writes a loaded model as a Hugging Face folder, in float or in bitsandbytes' 8-bit layout
+ * (`weight` int8, `SCB` float32, `weight_format`), which transformers loads and metashard loads back bit for bit. Every
+ * device writes its own weights. The folder appears whole or not at all.
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
@@ -83,7 +84,10 @@ export async function saveModel(
   }
 }
 
-/** Every weight once, under its first name; 8-bit ones with their format. Wide dtypes first, so that each starts at a multiple of its element. */
+/**
+ * Every weight once, under its first name; 8-bit ones with their format. Wide dtypes first, so that each starts at a
+ * multiple of its element.
+ */
 function savedTensors(program: Program, source: ModelSource): SavedTensor[] {
   const transposed = findTransposedParameters(source.model);
   const heads = tiedInt8Heads(source.model);

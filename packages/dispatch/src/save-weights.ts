@@ -1,4 +1,7 @@
-/** Writes weights of one device into checkpoint files whose headers stand already: read back in windows, 8-bit ones unpacked to rows on the way. */
+/**
+ * Writes weights of one device into checkpoint files whose headers stand already: read back in windows, 8-bit ones
+ * unpacked to rows on the way.
+ */
 import { closeSync, openSync, writeSync } from 'node:fs';
 import {
   CheckpointError,
@@ -114,7 +117,10 @@ function dequantizeRows(
   });
 }
 
-/** Through the device's work space, which always has room for a few blocks: an int8 linear's scratch, or the rows an int8 table gave. */
+/**
+ * Through the device's work space, which always has room for a few blocks: an int8 linear's scratch, or the rows an
+ * int8 table gave.
+ */
 function unpackRows(
   executor: DeviceExecutor,
   place: WeightPlace,

@@ -1,6 +1,7 @@
 /**
- * Decides the steps of one generation: all prompts in the first step, then one token of every unfinished row a step. Runs in the worker of the first segment,
- * so that no token waits for the main thread. Does not choose tokens (`sampler.ts`) and does not allocate cache blocks (`block-allocator.ts`).
+ * Decides the steps of one generation: all prompts in the first step, then one token of every unfinished row a step.
+ * Runs in the worker of the first segment, so that no token waits for the main thread. Does not choose tokens
+ * (`sampler.ts`) and does not allocate cache blocks (`block-allocator.ts`).
  */
 import type { GenerationRow, GenerationSpec } from './executor-protocol.js';
 import type { Control } from './ring.js';
@@ -82,7 +83,9 @@ export interface BatchRow {
   positions?: Int32Array;
 }
 
-/** A ragged batch as the inputs of a causal LM's Program. `wanted`: logits of each row's last token, or of all tokens. */
+/**
+ * A ragged batch as the inputs of a causal LM's Program. `wanted`: logits of each row's last token, or of all tokens.
+ */
 export function describeBatch(
   index: number,
   flags: number,

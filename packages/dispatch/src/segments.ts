@@ -1,6 +1,7 @@
 /**
- * Cuts a Program into segments: runs of consecutive ops on one device, in order of execution. Decides which tensors cross from one segment to a
- * later one. Knows nothing of bytes or threads; any map works, also one that visits a device several times.
+ * Cuts a Program into segments: runs of consecutive ops on one device, in order of execution. Decides which tensors
+ * cross from one segment to a later one. Knows nothing of bytes or threads; any map works, also one that visits a
+ * device several times.
  */
 import type { DeviceName, Program, ProgramOp, TensorId } from '@metashard/core';
 import type { ProgramFacts } from './program-facts.js';

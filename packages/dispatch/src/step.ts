@@ -1,6 +1,7 @@
 /**
- * A step as it travels through the rings: a header, then the Program's step inputs (ids, positions, block tables, …) one after another, then which row of
- * the batch each sequence is. Every segment gets the whole descriptor; tensors between segments go through inboxes, not through here.
+ * A step as it travels through the rings: a header, then the Program's step inputs (ids, positions, block tables, …)
+ * one after another, then which row of the batch each sequence is. Every segment gets the whole descriptor; tensors
+ * between segments go through inboxes, not through here.
  */
 import {
   type DimValues,
@@ -47,7 +48,10 @@ export function stepInputs(program: Program): StepInput[] {
   return inputs;
 }
 
-/** Words of the largest step: rows wanted may be as many as tokens, whatever `dims.outputs` says of one pass through the head. */
+/**
+ * Words of the largest step: rows wanted may be as many as tokens, whatever `dims.outputs` says of one pass through the
+ * head.
+ */
 export function slotWords(program: Program, dims: DimValues): number {
   const most = { ...dims, outputs: Math.max(dims.tokens, dims.outputs) };
   const inputs = stepInputs(program).reduce((sum, { spec }) => sum + elementCount(resolveDims(spec.dims, most)), 0);

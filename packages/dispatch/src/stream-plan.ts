@@ -1,7 +1,8 @@
 /**
- * Which weights of a device are streamed from disk or from host memory, and in which portions: the ops of one block with the weights they use, in order of
- * execution. A device that streams needs room for the portion at work and those read ahead. One that reads host memory computes in place, and the rest of its
- * room keeps portions that need not be read again; into the window of any other the portions are copied, each to its own place.
+ * Which weights of a device are streamed from disk or from host memory, and in which portions: the ops of one block
+ * with the weights they use, in order of execution. A device that streams needs room for the portion at work and those
+ * read ahead. One that reads host memory computes in place, and the rest of its room keeps portions that need not be
+ * read again; into the window of any other the portions are copied, each to its own place.
  */
 import { type DeviceName, type OpName, type Program, parseDevice, type TensorId } from '@metashard/core';
 import type { ProgramFacts } from './program-facts.js';
@@ -25,7 +26,9 @@ export interface StreamPortion {
   read: TensorId[];
   /** Bytes of `read`. */
   bytes: number;
-  /** Byte offset in the window of a device that they are copied to, one after the other; 0 where they are used in place. */
+  /**
+   * Byte offset in the window of a device that they are copied to, one after the other; 0 where they are used in place.
+   */
   windowOffset: number;
 }
 
@@ -45,8 +48,8 @@ export interface PlannedStreams {
 }
 
 /**
- * Streams of one device, whose segments are given. Held all the same: a weight that an op uses which is not streamed; and where portions are copied, a table of
- * which a step needs a few rows only, and a weight of several blocks.
+ * Streams of one device, whose segments are given. Held all the same: a weight that an op uses which is not streamed;
+ * and where portions are copied, a table of which a step needs a few rows only, and a weight of several blocks.
  */
 export function planStreams(
   facts: ProgramFacts,
@@ -143,7 +146,10 @@ function mostInFlight(portions: readonly StreamPortion[]): number {
   return most;
 }
 
-/** Gives every portion the lowest place in the window that no portion at most READ_AHEAD before it has; returns the window's bytes. */
+/**
+ * Gives every portion the lowest place in the window that no portion at most READ_AHEAD before it has; returns the
+ * window's bytes.
+ */
 function placeInWindow(portions: readonly StreamPortion[]): number {
   let most = 0;
   for (const [index, portion] of portions.entries()) {

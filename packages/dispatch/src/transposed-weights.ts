@@ -1,6 +1,7 @@
 /**
- * Weights that a checkpoint holds with their dimensions swapped (GPT-2's Conv1D): read whole into host memory, beside every
- * device's budget and freed at once, then turned round, converted or quantized panel by panel, and copied into place.
+ * Weights that a checkpoint holds with their dimensions swapped (GPT-2's Conv1D): read whole into host memory, beside
+ * every device's budget and freed at once, then turned round, converted or quantized panel by panel, and copied into
+ * place.
  */
 import {
   type BufferId,
@@ -32,7 +33,8 @@ const PANEL_BYTES = 4 * 2 ** 20;
 const BLOCK_ROWS = 16;
 
 /**
- * Places a float matrix [in, out] of a file as [out, in]: converted into one target, or quantized into two (CB and SCB).
+ * Places a float matrix [in, out] of a file as [out, in]: converted into one target, or quantized into two (CB and
+ * SCB).
  * Returns the bytes read.
  */
 export function loadTransposed(file: FileId, source: FileSource, targets: readonly WeightTarget[]): number {

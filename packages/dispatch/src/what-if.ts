@@ -1,4 +1,7 @@
-/** Plans one model for every combination of numbers of devices, contexts and batch sizes: does it fit, and how fast would it be? Nothing is loaded. */
+/**
+ * Plans one model for every combination of numbers of devices, contexts and batch sizes: does it fit, and how fast
+ * would it be? Nothing is loaded.
+ */
 import { ConfigError, type DeviceName, MetashardError, nearestWord, parseDevice } from '@metashard/core';
 import { resolveDevices } from './devices.js';
 import { planSource, recordSource } from './load-model.js';
@@ -33,8 +36,9 @@ export interface WhatIfRow {
 const MOST_ROWS = 64;
 
 /**
- * One row per combination, the last axis fastest. `devices: n` means n devices like the first one (of its type, the added ones with the memory of the
- * last), those of other types staying as they are. Throws ConfigError for more than 64 rows, and what planning throws but InsufficientMemoryError.
+ * One row per combination, the last axis fastest. `devices: n` means n devices like the first one (of its type, the
+ * added ones with the memory of the last), those of other types staying as they are. Throws ConfigError for more than
+ * 64 rows, and what planning throws but InsufficientMemoryError.
  */
 export async function whatIf(
   nameOrFolder: string,

@@ -1,4 +1,7 @@
-/** Entry of a device's worker thread: the tasks the main thread sends through piscina. State lives as long as the thread; a lost thread is a lost device. */
+/**
+ * Entry of a device's worker thread: the tasks the main thread sends through piscina. State lives as long as the
+ * thread; a lost thread is a lost device.
+ */
 import '@metashard/cpu';
 import '@metashard/cuda';
 import { DisposedError, native, toPlainError } from '@metashard/core';

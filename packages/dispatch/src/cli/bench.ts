@@ -1,6 +1,6 @@
 /**
- * `metashard bench`: what a model reaches on this machine, and the share of what its devices could: prefill and decoding
- * in tokens a second, memory. With --json one object.
+ * `metashard bench`: what a model reaches on this machine, and the share of what its devices could: prefill and
+ * decoding in tokens a second, memory. With --json one object.
  */
 import { ArgumentError, formatBytes } from '@metashard/core';
 import type { Command } from 'commander';

@@ -1,4 +1,7 @@
-/** `metashard estimate`: what a model takes in each dtype and which common machines run it in 8 bits, from its config.json alone. */
+/**
+ * `metashard estimate`: what a model takes in each dtype and which common machines run it in 8 bits, from its
+ * config.json alone.
+ */
 import { formatBytes } from '@metashard/core';
 import type { Command } from 'commander';
 import type { ModelEstimate } from '../estimate.js';

@@ -1,4 +1,7 @@
-/** `metashard pack`: writes a model's packed store, or checks one. Later loads of the model, by any process, use it in place. */
+/**
+ * `metashard pack`: writes a model's packed store, or checks one. Later loads of the model, by any process, use it in
+ * place.
+ */
 import { ArgumentError, formatBytes } from '@metashard/core';
 import type { Command } from 'commander';
 import { toLoadOptions } from '../config/run-options.js';

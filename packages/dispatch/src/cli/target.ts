@@ -1,6 +1,6 @@
 /**
- * The arguments and flags that run, plan and estimate share: TARGET (a YAML file, a folder or a cached id) and the settings of
- * `config/settings.ts`.
+ * The arguments and flags that run, plan and estimate share: TARGET (a YAML file, a folder or a cached id) and the
+ * settings of `config/settings.ts`.
  */
 import { statSync } from 'node:fs';
 import { type Command, Option } from 'commander';

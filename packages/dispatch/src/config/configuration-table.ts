@@ -14,7 +14,10 @@ interface JsonSchema {
   properties?: Record<string, JsonSchema>;
 }
 
-/** Two tables: the keys of the file, and those of `generation`. A key without flag and variable can be set in the file only. */
+/**
+ * Two tables: the keys of the file, and those of `generation`. A key without flag and variable can be set in the file
+ * only.
+ */
 export function configurationTables(): { keys: string; generation: string } {
   const { properties = {} } = runConfigJsonSchema() as JsonSchema;
   const { generation, ...keys } = properties;

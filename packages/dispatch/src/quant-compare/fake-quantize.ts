@@ -78,7 +78,9 @@ function roundRange(values: Float32Array, out: Float32Array, threshold: number):
   }
 }
 
-/** Which columns of `[rows, columns]` have an outlier, a value not within ±threshold (NaN is one): 1 per such column. */
+/**
+ * Which columns of `[rows, columns]` have an outlier, a value not within ±threshold (NaN is one): 1 per such column.
+ */
 export function outlierColumns(values: Float32Array, columns: number, threshold: number): Uint8Array {
   const found = new Uint8Array(columns);
   for (let start = 0; start < values.length; start += columns) {

@@ -5,7 +5,9 @@ import type { OutlierReport } from './outlier-watch.js';
 
 const SHOWN_COLUMNS = 4;
 
-/** One row per method, as the paper's Table 1; below it what was left in float, and the outlier report if there is one. */
+/**
+ * One row per method, as the paper's Table 1; below it what was left in float, and the outlier report if there is one.
+ */
 export function formatQuantComparison(comparison: QuantComparison): string {
   const { model, windows, tokens, linears, skipped, results, outliers } = comparison;
   const title = `${model}: ${linears} linears, ${windows} windows, ${tokens.toLocaleString('en-US')} tokens predicted`;

@@ -1,4 +1,6 @@
-/** What a window costs a model: the likelihood of each next token, which token it would have said, and the last word. */
+/**
+ * What a window costs a model: the likelihood of each next token, which token it would have said, and the last word.
+ */
 import type { Tensor } from '@metashard/core';
 import type { TextWindow } from './text-windows.js';
 
