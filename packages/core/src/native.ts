@@ -1,8 +1,11 @@
 /**
- * The contract between TypeScript and the N-API addon (native/addon): every function and its types, in one place, and the loading of the addon.
- * Ids (contexts, buffers, programs, files) are numbers checked natively: a freed or foreign one throws, it never crashes. Every call is synchronous,
- * 0.1 to 0.7 µs of overhead, and may be made from any thread; one context is used by one thread at a time, but `copy` may name buffers of two contexts.
- * Errors thrown by the addon carry `status`, `nativeCode`, `file`, `line` (see backend.h) and become typed errors in `backend.ts`.
+ * The contract between TypeScript and the N-API addon (native/addon): every function and its types, in one place, and
+ * the loading of the addon.
+ * Ids (contexts, buffers, programs, files) are numbers checked natively: a freed or foreign one throws, it never
+ * crashes. Every call is synchronous, 0.1 to 0.7 µs of overhead, and may be made from any thread; one context is used
+ * by one thread at a time, but `copy` may name buffers of two contexts.
+ * Errors thrown by the addon carry `status`, `nativeCode`, `file`, `line` (see backend.h) and become typed errors in
+ * `backend.ts`.
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -45,8 +48,10 @@ export interface ContextStats {
 export const TENSOR_WORDS = 13;
 
 /**
- * A program's tensors are PROGRAM_TENSOR_WORDS doubles each: [source, index, byte offset, dtype, layout, rank, shape ×4, stride ×4].
- * source 0: `index` is a buffer id, held for the program's life. source 1: `index` is a binding, given to each run. source 2: absent.
+ * A program's tensors are PROGRAM_TENSOR_WORDS doubles each: [source, index, byte offset, dtype, layout, rank, shape
+ * ×4, stride ×4].
+ * source 0: `index` is a buffer id, held for the program's life. source 1: `index` is a binding, given to each run.
+ * source 2: absent.
  * A shape entry < 0 is a symbol: -1 tokens, -2 sequences, -3 outputs.
  */
 export const PROGRAM_TENSOR_WORDS = 14;
@@ -69,7 +74,10 @@ export interface NativeAddon {
   /** Resident and peak resident memory of the process, bytes (VmRSS, VmHWM). */
   processMemory(): { residentBytes: number; peakResidentBytes: number };
 
-  /** Opens a backend's shared object once per process. Throws when it is missing, has another ABI, or cannot initialize (status 3). */
+  /**
+   * Opens a backend's shared object once per process. Throws when it is missing, has another ABI, or cannot initialize
+   * (status 3).
+   */
   loadBackend(name: string, path: string): void;
   configureBackend(name: string, key: string, value: string): void;
   describeBackend(name: string): string;
@@ -92,7 +100,10 @@ export interface NativeAddon {
   /** Waits for the context's work, then copies. */
   read(buffer: BufferId, offset: number, destination: ArrayBufferView): void;
   zero(buffer: BufferId, offset: number, bytes: number): void;
-  /** Copies within a device, between devices of a backend, or between backends (through host memory). Done when it returns. */
+  /**
+   * Copies within a device, between devices of a backend, or between backends (through host memory). Done when it
+   * returns.
+   */
   copy(destination: BufferId, destinationOffset: number, source: BufferId, sourceOffset: number, bytes: number): void;
 
   /** Scratch bytes the backend wants for this call. */
@@ -122,7 +133,8 @@ export interface NativeAddon {
    */
   createProgram(context: ContextId, code: Float64Array): ProgramId;
   /**
-   * Runs ops first … end - 1 in one call. dims = [tokens, sequences, outputs]. bindings = [buffer id, byte offset] per binding index.
+   * Runs ops first … end - 1 in one call. dims = [tokens, sequences, outputs]. bindings = [buffer id, byte offset] per
+   * binding index.
    * An op whose dims contain 0 rows still runs (backends accept empty inputs).
    */
   runProgram(program: ProgramId, dims: Int32Array, bindings: Float64Array, first: number, end: number): void;
@@ -134,8 +146,9 @@ export interface NativeAddon {
   readFile(file: FileId, offset: number, destination: ArrayBufferView): void;
   closeFile(file: FileId): void;
   /**
-   * Reads a [rows, columns] tensor of `sourceDtype` at `offset` through a reused window and places it. `destination` and `scales` are TENSOR_WORDS
-   * encodings (scales only for mode quantize; else an empty array). float16First: see quantize_weight. Returns the bytes read.
+   * Reads a [rows, columns] tensor of `sourceDtype` at `offset` through a reused window and places it. `destination`
+   * and `scales` are TENSOR_WORDS encodings (scales only for mode quantize; else an empty array). float16First: see
+   * quantize_weight. Returns the bytes read.
    */
   loadWeight(
     context: ContextId,
@@ -153,22 +166,31 @@ export interface NativeAddon {
   releaseLoading(context: ContextId): void;
 
   /**
-   * Maps bytes of a file as a buffer of a host-addressable device, to be used in place; `offset` is a multiple of the page size. `kind` -1: not counted.
-   * A page that cannot be read later gives zeros and makes the op that met it throw (status 7); it never kills the process.
+   * Maps bytes of a file as a buffer of a host-addressable device, to be used in place; `offset` is a multiple of the
+   * page size. `kind` -1: not counted.
+   * A page that cannot be read later gives zeros and makes the op that met it throw (status 7); it never kills the
+   * process.
    */
   mapFile(context: ContextId, file: FileId, offset: number, bytes: number, kind: number): BufferId;
   /** Advises about a range of a mapped buffer: see ADVICE. */
   advise(buffer: BufferId, offset: number, bytes: number, advice: number): void;
 
   /**
-   * Opens a feed of weights into `window`, memory of a device that does not read host memory; closed with the context. A portion is
-   * [window offset, bytes, piece count, pieces…]; a piece is [0: buffer of host memory or 1: file, its id, byte offset there, byte offset in the portion,
-   * bytes]. What files hold passes through pinned memory of the window's size.
+   * Opens a feed of weights into `window`, memory of a device that does not read host memory; closed with the context.
+   * A portion is [window offset, bytes, piece count, pieces…]; a piece is [0: buffer of host memory or 1: file, its id,
+   * byte offset there, byte offset in the portion, bytes]. What files hold passes through pinned memory of the window's
+   * size.
    */
   openFeed(context: ContextId, window: BufferId, portions: Float64Array): FeedId;
-  /** Has a portion brought, after those asked for before, by a thread and a stream of their own; returns at once. Idempotent until `usedFeed`. */
+  /**
+   * Has a portion brought, after those asked for before, by a thread and a stream of their own; returns at once.
+   * Idempotent until `usedFeed`.
+   */
   askFeed(feed: FeedId, portion: number): void;
-  /** Waits until its copies are enqueued and orders later work of the context behind them. Throws what reading threw; it may be asked for again. */
+  /**
+   * Waits until its copies are enqueued and orders later work of the context behind them. Throws what reading threw; it
+   * may be asked for again.
+   */
   waitFeed(feed: FeedId, portion: number): void;
   /** The context's work so far was the last to use the portion. */
   usedFeed(feed: FeedId, portion: number): void;
