@@ -31,11 +31,16 @@ export interface OpSignature {
   readonly infer: (inputs: Inputs, attributes: readonly number[]) => TensorSpec[];
   /** Upper bound of device scratch in bytes for inputs whose dims are all numbers. Absent: none. */
   readonly scratch?: (inputs: Inputs) => number;
-  /** The output may lie where an input of its shape and dtype lies: every element is read before its place is written. */
+  /**
+   * The output may lie where an input of its shape and dtype lies: every element is read before its place is written.
+   */
   readonly inPlace?: true;
 }
 
-/** Kinds of the `activation` op, by index. `gelu` is erf-exact, `gelu_tanh` the tanh approximation (Hendrycks & Gimpel 2016; BLOOM's and GPT-2's gelu_new), `quick_gelu` x·σ(1.702x). */
+/**
+ * Kinds of the `activation` op, by index. `gelu` is erf-exact, `gelu_tanh` the tanh approximation (Hendrycks & Gimpel
+ * 2016; BLOOM's and GPT-2's gelu_new), `quick_gelu` x·σ(1.702x).
+ */
 export const ACTIVATION_KINDS = [
   'relu',
   'gelu',
@@ -62,7 +67,10 @@ const I8: readonly DType[] = ['int8'];
 /** Rounds up to a multiple. */
 export const roundUp = (value: number, multiple: number): number => Math.ceil(value / multiple) * multiple;
 
-/** Bytes of an int8 matrix [rows, columns] in the packed layout: 16-row blocks of 64-column tiles, each block followed by 16 int32 row sums. */
+/**
+ * Bytes of an int8 matrix [rows, columns] in the packed layout: 16-row blocks of 64-column tiles, each block followed
+ * by 16 int32 row sums.
+ */
 export function packedInt8Bytes(rows: number, columns: number): number {
   return Math.ceil(rows / 16) * (16 * roundUp(columns, 64) + 64);
 }
@@ -208,9 +216,12 @@ export const OPS = {
     infer: (inputs) => inferLinear('linear', inputs),
   },
   /**
-   * LLM.int8() row quantization (Dettmers et al. 2022, section 3). With threshold τ > 0 an element is an outlier unless |x| < τ (so NaN is one, too).
-   * SCA[t] = max |x| over the row's non-outlier elements; CA = round-half-even(x · 127 / SCA), 0 for outliers and where SCA is 0.
-   * per_row 0 (published): the whole column of an outlier is 0 in CA; outlier_cols = [count, ascending columns…] over all rows.
+   * LLM.int8() row quantization (Dettmers et al. 2022, section 3). With threshold τ > 0 an element is an outlier unless
+   * |x| < τ (so NaN is one, too).
+   * SCA[t] = max |x| over the row's non-outlier elements; CA = round-half-even(x · 127 / SCA), 0 for outliers and where
+   * SCA is 0.
+   * per_row 0 (published): the whole column of an outlier is 0 in CA; outlier_cols = [count, ascending columns…] over
+   * all rows.
    * per_row 1: only the elements themselves are 0. τ = 0: no outliers, count 0; a NaN in the row makes SCA NaN.
    */
   int8_quantize: {
@@ -225,8 +236,10 @@ export const OPS = {
     scratch: (inputs) => roundUp(size(inputs[0], 1), 64) + 64,
   },
   /**
-   * out = (CA · CBᵀ) · SCA · SCB / 127² + Σ over outliers x[t,k] · CB[n,k] · SCB[n] / 127 + bias, one rounding to float32 at the end.
-   * Outliers are the columns of outlier_cols (per_row 0), or of those the elements with not |x| < threshold (per_row 1).
+   * out = (CA · CBᵀ) · SCA · SCB / 127² + Σ over outliers x[t,k] · CB[n,k] · SCB[n] / 127 + bias, one rounding to
+   * float32 at the end.
+   * Outliers are the columns of outlier_cols (per_row 0), or of those the elements with not |x| < threshold (per_row
+   * 1).
    * CB may be strided [N, K] or packed.
    */
   int8_linear: {
@@ -261,9 +274,10 @@ export const OPS = {
     },
   },
   /**
-   * Row-wise absmax quantization of a weight: SCB[n] = max_k |w[n,k]|, CB = round-half-even(w · (127 / SCB)), a zero row gives zeros.
-   * The output CB may be strided or packed (the caller's tensor says which). float16_first: weights are rounded to float16 before,
-   * and the scale is taken as fl(fl(1/SCB)·127): bitsandbytes' files bit for bit.
+   * Row-wise absmax quantization of a weight: SCB[n] = max_k |w[n,k]|, CB = round-half-even(w · (127 / SCB)), a zero
+   * row gives zeros.
+   * The output CB may be strided or packed (the caller's tensor says which). float16_first: weights are rounded to
+   * float16 before, and the scale is taken as fl(fl(1/SCB)·127): bitsandbytes' files bit for bit.
    */
   quantize_weight: {
     code: 8,
@@ -303,16 +317,20 @@ export const OPS = {
     infer: (inputs) => [{ dims: need('unpack_int8', inputs, 0, 'packed', 2, I8).dims, dtype: 'int8' }],
   },
   /**
-   * Scaled dot-product attention of a ragged batch: out [tokens, N, D]. q [tokens, N, D], k and v [tokens, KV, D] may be strided views
-   * (last stride 1). Sequence s owns rows query_starts[s] … + query_lengths[s]; they are its newest tokens, positions
-   * context_lengths[s] - query_lengths[s] … context_lengths[s] - 1. With caches [blocks, KV, block_size, D] the op first writes k and v there
-   * (token p of s lies in block block_tables[s][p / block_size], row p % block_size) and then attends over positions 0 … context_lengths[s] - 1;
-   * without caches over the rows of this call (context_lengths = query_lengths).
-   * causal: key position ≤ query position. window w > 0: query position - key position < w. alibi_slopes [N]: adds slope · (key - query position)
-   * (Press et al. 2022). softcap c > 0: c · tanh(score / c) before the mask. Sequences with query_lengths 0 are skipped.
-   * An int8 cache is [blocks, KV, block_size, D + 4]: a row is D values rint(x · (127 / absmax)) and, behind them, the float32 absmax / 127 (NaN where
-   * the row has a NaN or an infinity; values 0 where absmax is below 1e-36). The CPU backend has it.
-   * bfloat16 1: where it is faster, queries (times scale), keys, values and softmax weights may be rounded to bfloat16 before they are multiplied.
+   * Scaled dot-product attention of a ragged batch: out [tokens, N, D]. q [tokens, N, D], k and v [tokens, KV, D] may
+   * be strided views (last stride 1). Sequence s owns rows query_starts[s] … + query_lengths[s]; they are its newest
+   * tokens, positions context_lengths[s] - query_lengths[s] … context_lengths[s] - 1. With caches [blocks, KV,
+   * block_size, D] the op first writes k and v there (token p of s lies in block block_tables[s][p / block_size], row p
+   * % block_size) and then attends over positions 0 … context_lengths[s] - 1; without caches over the rows of this call
+   * (context_lengths = query_lengths).
+   * causal: key position ≤ query position. window w > 0: query position - key position < w. alibi_slopes [N]: adds
+   * slope · (key - query position) (Press et al. 2022). softcap c > 0: c · tanh(score / c) before the mask. Sequences
+   * with query_lengths 0 are skipped.
+   * An int8 cache is [blocks, KV, block_size, D + 4]: a row is D values rint(x · (127 / absmax)) and, behind them, the
+   * float32 absmax / 127 (NaN where the row has a NaN or an infinity; values 0 where absmax is below 1e-36). The CPU
+   * backend has it.
+   * bfloat16 1: where it is faster, queries (times scale), keys, values and softmax weights may be rounded to bfloat16
+   * before they are multiplied.
    */
   attention: {
     code: 12,
@@ -332,7 +350,10 @@ export const OPS = {
     attributes: ['scale', 'causal', 'window', 'softcap', 'bfloat16'],
     infer: (inputs) => inferAttention('attention', inputs),
   },
-  /** cos and sin [tokens, R/2] of positions[t] · inverse_frequencies[i] · 1 (the angle rounded to float32, as transformers does), each times `scaling`. */
+  /**
+   * cos and sin [tokens, R/2] of positions[t] · inverse_frequencies[i] · 1 (the angle rounded to float32, as
+   * transformers does), each times `scaling`.
+   */
   rope_table: {
     code: 13,
     inputs: ['positions', 'inverse_frequencies'],
@@ -345,8 +366,9 @@ export const OPS = {
     },
   },
   /**
-   * Rotary position embedding (Su et al. 2021) of x [tokens, N, D] (may be a strided view, last stride 1); the first R = 2 · cos.dims[1] of D
-   * features turn, the rest pass through. interleaved 0: pairs (i, i + R/2), Llama's and NeoX's; 1: pairs (2i, 2i + 1), GPT-J's.
+   * Rotary position embedding (Su et al. 2021) of x [tokens, N, D] (may be a strided view, last stride 1); the first R
+   * = 2 · cos.dims[1] of D features turn, the rest pass through. interleaved 0: pairs (i, i + R/2), Llama's and NeoX's;
+   * 1: pairs (2i, 2i + 1), GPT-J's.
    */
   rope: {
     code: 14,
@@ -393,7 +415,10 @@ export const OPS = {
     infer: (inputs) => inferSame('mul', inputs),
     inPlace: true,
   },
-  /** Converts between float dtypes, round-to-nearest-even, and from integers to float32. The caller's output tensor says to which. */
+  /**
+   * Converts between float dtypes, round-to-nearest-even, and from integers to float32. The caller's output tensor says
+   * to which.
+   */
   cast: {
     code: 18,
     inputs: ['x'],
@@ -435,11 +460,12 @@ export const OPS = {
     infer: (inputs) => [{ dims: [dim(need('argmax', inputs, 0, 'x', 2, F32), 0)], dtype: 'int32' }],
   },
   /**
-   * One token per row of logits [R, V]. parameters [R, 4] = temperature, top_k, top_p, repetition_penalty; uniforms [R] in [0, 1);
-   * history [R, L] of earlier ids, history_lengths [R]. Order (as transformers): repetition penalty (Keskar et al. 2019: a seen id's logit is divided
-   * by the penalty if positive, else multiplied), then temperature ≤ 0 means argmax, else divide by it, keep the top_k largest (0: all), of these the
-   * smallest set with probability ≥ top_p (1: all; Holtzman et al. 2020), and take the first id, in order of falling probability (ties: lower id first),
-   * whose cumulative probability exceeds the uniform. Sums in float64, so that every backend chooses alike.
+   * One token per row of logits [R, V]. parameters [R, 4] = temperature, top_k, top_p, repetition_penalty; uniforms [R]
+   * in [0, 1); history [R, L] of earlier ids, history_lengths [R]. Order (as transformers): repetition penalty (Keskar
+   * et al. 2019: a seen id's logit is divided by the penalty if positive, else multiplied), then temperature ≤ 0 means
+   * argmax, else divide by it, keep the top_k largest (0: all), of these the smallest set with probability ≥ top_p (1:
+   * all; Holtzman et al. 2020), and take the first id, in order of falling probability (ties: lower id first), whose
+   * cumulative probability exceeds the uniform. Sums in float64, so that every backend chooses alike.
    */
   sample: {
     code: 22,
@@ -458,7 +484,8 @@ export const OPS = {
     scratch: (inputs) => roundUp(size(inputs[0], 1) * 12, 64),
   },
   /**
-   * out = Σ x[t,k] · CB[n,k] · SCB[n] / 127 + bias: int8 weights, activations left in float (no outliers to treat). CB strided or packed.
+   * out = Σ x[t,k] · CB[n,k] · SCB[n] / 127 + bias: int8 weights, activations left in float (no outliers to treat). CB
+   * strided or packed.
    * bfloat16 1: with many rows x and CB may be multiplied as bfloat16 (CB is exact in it), accumulated in float32.
    */
   int8_weight_linear: {
@@ -481,7 +508,10 @@ export const OPS = {
       return panels + (inputs[1]?.layout === 'packed_int8' ? 0 : roundUp(packedInt8Bytes(N, K), 64));
     },
   },
-  /** Row `ids[t]` of an int8 table: CB[id] · SCB[id] / 127, as float32. CB [V, H] strided or packed. ids outside 0…V-1 are refused. */
+  /**
+   * Row `ids[t]` of an int8 table: CB[id] · SCB[id] / 127, as float32. CB [V, H] strided or packed. ids outside 0…V-1
+   * are refused.
+   */
   int8_embedding: {
     code: 24,
     inputs: ['ids', 'CB', 'SCB'],
