@@ -15,7 +15,8 @@ const DEVICE = 'a device such as cuda:0, cpu or disk';
 const DEVICE_PATTERN = /^(?:(?:cpu|cuda)(?::\d{1,4})?|disk|\d{1,4})$/;
 const SIZE_PATTERN = /^\s*\d+(?:\.\d+)?\s*[kKmMgGtT]?[iI]?[bB]\s*$/;
 
-const text = (error: string) => z.string({ error });
+// No path has a NUL.
+const text = (error: string) => z.string({ error }).refine((value) => !value.includes('\0'), { error });
 const flag = () => z.boolean({ error: 'true or false' });
 const whole = (least: number, error = `a whole number of at least ${least}`) => z.int({ error }).min(least, { error });
 const word = <const Words extends readonly string[]>(words: Words) =>
