@@ -5,6 +5,7 @@
 //   products_per_cycle      int8 multiplications, for cutting work
 //   dot(rows, panel, w0, w1, quads, ahead, tile)   tile [rows][32] = the exact dot products with two packed blocks; weights are
 //                           prefetched `ahead` bytes before they are read
+//   dot_once(rows, panel, w0, w1, quads, tile)     the same where this is the weights' only use: they come from memory
 //   dot_strided(a, w, K)    of two plain rows
 // A panel holds a group of rows as [K/4][rows][4], K padded to 64; all groups have one height, the last repeats its last row.
 //
@@ -120,8 +121,10 @@ class int8_product {
       const typename Finish::pair columns(finish_, pair * pair_columns);
       for (int64_t group = group0; group < group_end; group++) {
         const int64_t row0 = group * height_;
+        const uint8_t *panel = in_.panels + group * panel_bytes();
         const int64_t ahead = group == group0 + 1 ? 2 * bytes : stream_ahead;
-        Kernel::dot(static_cast<int>(height_), in_.panels + group * panel_bytes(), w0, w1, quads, ahead, tile);
+        if (group_end - group0 == 1) Kernel::dot_once(static_cast<int>(height_), panel, w0, w1, quads, tile);
+        else Kernel::dot(static_cast<int>(height_), panel, w0, w1, quads, ahead, tile);
         columns.finish(tile, row0, static_cast<int>(smaller(height_, in_.rows - row0)));
       }
     }

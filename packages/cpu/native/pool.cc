@@ -1,4 +1,4 @@
-// The work-conserving thread pool: callers publish a job (a range of task numbers and an atomic counter) in a slot, work on it
+// The work-conserving thread pool: callers publish a job (ranges of task numbers, an atomic counter each) in a slot, work on it
 // themselves, and idle pool threads join any open job. Helpers spin briefly, then sleep on a futex. Nothing here is ever torn
 // down: the threads are detached and the state is never destroyed, so that a process exits with threads asleep instead of
 // hanging.
@@ -19,17 +19,48 @@
 namespace {
 
 constexpr int32_t max_threads = 256;
+constexpr int32_t max_ranges = 16;  // of a job; more threads than that share them
 constexpr int32_t slot_count = 64;  // calls that may be open at once; one more runs on its caller alone
 constexpr int64_t spin_nanoseconds = 50'000;
 
+// Task numbers of a job up to `end`, given out in order.
+struct alignas(64) task_range {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
+// A thread begins with a range of its own and then helps with the others': its tasks follow each other in memory, so that what
+// it prefetches behind a task it uses itself.
 struct job {
   void (*task)(void *context, int64_t index);
   void *context;
-  int64_t tasks;
-  alignas(64) std::atomic<int64_t> next{0};
+  int32_t range_count;
+  alignas(64) std::atomic<uint32_t> arrivals{0};
+  task_range ranges[max_ranges];
+
+  job(void (*task)(void *, int64_t), void *context, int64_t tasks, int32_t threads) : task(task), context(context) {
+    range_count = int32_t(tasks < threads ? tasks : threads < max_ranges ? threads : max_ranges);
+    for (int32_t i = 0; i < range_count; i++) {
+      ranges[i].next.store(split(tasks, i), std::memory_order_relaxed);
+      ranges[i].end = split(tasks, i + 1);
+    }
+  }
+
+  // Where range i begins: whole numbers of tasks a range, the remainder one each to the first ones.
+  int64_t split(int64_t tasks, int64_t i) const {
+    const int64_t surplus = tasks % range_count;
+    return tasks / range_count * i + (i < surplus ? i : surplus);
+  }
 
   void work() {
-    for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(context, index);
+    const uint32_t own = arrivals.fetch_add(1, std::memory_order_relaxed);
+    for (int32_t i = 0; i < range_count; i++) {
+      task_range &range = ranges[(own + uint32_t(i)) % uint32_t(range_count)];
+      while (range.next.load(std::memory_order_relaxed) < range.end) {
+        const int64_t index = range.next.fetch_add(1, std::memory_order_relaxed);
+        if (index < range.end) task(context, index);
+      }
+    }
   }
 };
 
@@ -218,7 +249,7 @@ void parallel_for(int64_t tasks, void (*task)(void *context, int64_t index), voi
   thread_workspace();  // fails here, where it can be reported, not inside a task
   slot *s = claim_slot(pool);
   if (s == nullptr) return run_alone(tasks, task, context);
-  job mine{task, context, tasks};
+  job mine(task, context, tasks, threads);
   pool.busy.fetch_add(1);
   s->open.store(&mine);
   announce(pool, tasks - 1);

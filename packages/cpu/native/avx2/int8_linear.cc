@@ -78,6 +78,10 @@ struct widening_kernel {
     dot_by_rows<max_rows>(rows, panel, w0, w1, quads, ahead, tile);
   }
 
+  static void dot_once(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
+    dot(rows, panel, w0, w1, quads, stream_ahead, tile);
+  }
+
   static int32_t dot_strided(const int8_t *a, const int8_t *w, int64_t K) {
     __m256i sums = _mm256_setzero_si256();
     int64_t k = 0;

@@ -55,6 +55,44 @@ void dot_rows(const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t 
   });
 }
 
+// The columns of one block. Where weights come from memory, several rows take them as a single stream, fetched further ahead:
+// they pass too slowly for the fetching in two streams to keep the memory at work.
+template <int rows>
+void dot_block(const uint8_t *panel, const int8_t *w, int64_t quads, int32_t *tile) {
+  constexpr int chains = 2;
+  constexpr int64_t ahead = 8192;
+  __m512i sums[chains][rows];
+  unroll<chains>([&](auto c) { unroll<rows>([&](auto r) { sums[c][r] = _mm512_setzero_si512(); }); });
+  for (int64_t q = 0; q < quads; q += chains) {
+    unroll<chains>([&](auto c) {
+      const int8_t *line = w + (q + c) * 64;
+      const __m512i weights = _mm512_load_si512(line);
+      _mm_prefetch(reinterpret_cast<const char *>(line + ahead), _MM_HINT_T0);
+      unroll<rows>([&](auto r) {
+        int32_t quad;
+        memcpy(&quad, panel + ((q + c) * rows + r) * 4, 4);
+        sums[c][r] = add_products(sums[c][r], _mm512_set1_epi32(quad), weights);
+      });
+    });
+  }
+  const __m512i surplus = _mm512_slli_epi32(_mm512_load_si512(w + quads * 64), 7);
+  unroll<rows>([&](auto r) {
+    const __m512i sum = _mm512_add_epi32(sums[0][r], sums[1][r]);
+    _mm512_store_si512(tile + r * pair_columns, _mm512_sub_epi32(sum, surplus));
+  });
+}
+
+template <int R>
+void dot_once_by_rows(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
+  if (rows == R) {
+    if constexpr (R <= 3) return dot_rows<R>(panel, w0, w1, quads, stream_ahead, tile);
+    dot_block<R>(panel, w0, quads, tile);
+    dot_block<R>(panel, w1, quads, tile + block_rows);
+  } else if constexpr (R > 1) {
+    dot_once_by_rows<R - 1>(rows, panel, w0, w1, quads, tile);
+  }
+}
+
 template <int R>
 void dot_by_rows(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead,
                  int32_t *tile) {
@@ -70,6 +108,10 @@ struct vnni_kernel {
   static void dot(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int64_t ahead,
                   int32_t *tile) {
     dot_by_rows<max_rows>(rows, panel, w0, w1, quads, ahead, tile);
+  }
+
+  static void dot_once(int rows, const uint8_t *panel, const int8_t *w0, const int8_t *w1, int64_t quads, int32_t *tile) {
+    dot_once_by_rows<max_rows>(rows, panel, w0, w1, quads, tile);
   }
 
   // Here the weight is the u8 one: Σ (w + 128) · a - 128 · Σ a.
