@@ -9,9 +9,9 @@
 //   dot_strided(a, w, K)    of two plain rows
 // A panel holds a group of rows as [K/4][rows][4], K padded to 64; all groups have one height, the last repeats its last row.
 //
-// Loops: blocks of about 96 rows (their panels stay in the second-level cache), in them pairs of packed blocks, in them row
-// groups, so that weights come from memory once per 96 rows (once at all in decode) and from the second-level cache for the
-// other groups.
+// Loops: chunks of packed blocks, in them row blocks (as many rows as have their panels in the second-level cache), in them
+// pairs of packed blocks, in them row groups: weights come from memory once, from the third-level cache for the other row
+// blocks and from the second-level cache for the other groups.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -23,7 +23,10 @@
 
 namespace {
 
-constexpr int64_t row_block = 96;
+// Panels of a row block, beside two pairs of packed blocks in a second-level cache of 1 MiB; but not so few rows that reading
+// weights takes longer than computing on them.
+constexpr int64_t row_block_bytes = 384 * 1024;
+constexpr int64_t row_block_min = 48;
 // Bytes a core reads from memory per cycle, about; decides how work is cut, nothing else.
 constexpr double read_bytes_per_cycle = 10;
 
@@ -60,7 +63,7 @@ class int8_product {
     groups_ = ceil_div(in_.rows, Kernel::max_rows);
     height_ = ceil_div(in_.rows, groups_);
     groups_ = ceil_div(in_.rows, height_);
-    row_blocks_ = ceil_div(groups_, larger(1, row_block / height_));
+    row_blocks_ = ceil_div(groups_, larger(ceil_div(row_block_min, height_), row_block_bytes / panel_bytes()));
     groups_per_block_ = ceil_div(groups_, row_blocks_);
   }
 
@@ -74,10 +77,10 @@ class int8_product {
     const double reading = weights / read_bytes_per_cycle;
     const double computing = weights * static_cast<double>(groups_per_block_ * height_) / Kernel::products_per_cycle;
     const int64_t per_task = units_per_task(pairs * row_blocks_, reading > computing ? reading : computing);
-    const int64_t chunks = ceil_div(pairs, per_task);
-    for_each_task(row_blocks_ * chunks, [&](int64_t index) {
-      const int64_t first = index % chunks * per_task;
-      multiply(index / chunks, first, smaller(pairs, first + per_task));
+    // Tasks that follow each other take the same weights, for different rows.
+    for_each_task(row_blocks_ * ceil_div(pairs, per_task), [&](int64_t index) {
+      const int64_t first = index / row_blocks_ * per_task;
+      multiply(index % row_blocks_, first, smaller(pairs, first + per_task));
     });
   }
 
