@@ -108,6 +108,9 @@ for (const T of ROWS) {
 /** Llama 1.1B's heads and BLOOM-560M's, [heads, kv heads, head size, ALiBi]. */
 const HEADS = { llama: [32, 4, 64, false], bloom: [16, 16, 64, true] };
 
+/** Of one position of one kv head: behind int8 values lies their scale. */
+const cacheRowBytes = (D, dtype) => D * DTYPES[dtype].bytes + (dtype === 'int8' ? 4 : 0);
+
 function attentionCalls(
   stage,
   [N, KV, D, alibi],
@@ -128,7 +131,8 @@ function attentionCalls(
     [sequences, blocks],
   );
   const slopes = alibi ? stage.floats(Array.from({ length: N }, (_, h) => 2 ** (-(8 * (h + 1)) / N))) : null;
-  const cache = stage.normal([sequences * blocks, KV, KV_BLOCK_SIZE, D], cacheDtype);
+  const shape = [sequences * blocks, KV, KV_BLOCK_SIZE, cacheRowBytes(D, cacheDtype) / DTYPES[cacheDtype].bytes];
+  const cache = cacheDtype === 'int8' ? stage.zeros(shape, 'int8') : stage.normal(shape, cacheDtype);
   return stage.rotate(cache, 2 * specBytes(cache)).map((keys) => {
     const values = stage.tensor(keys.dims, keys.dtype);
     native().copy(values.buffer, 0, keys.buffer, 0, specBytes(keys));
@@ -139,16 +143,20 @@ function attentionCalls(
 
 for (const [model, heads] of Object.entries(HEADS)) {
   const [N, KV, D] = heads;
-  for (const [sequences, context] of [
-    [1, 2048],
-    [8, 512],
-  ]) {
-    add('attention', `attention ${model}, ${sequences} new tokens of ${sequences} sequences over ${context}`, {
-      operations: 4 * sequences * context * N * D,
-      unit: 'float',
-      bytes: sequences * context * KV * D * 8,
-      build: (stage) => attentionCalls(stage, heads, { sequences, queries: 1, context }),
-    });
+  for (const cacheDtype of ['float32', 'bfloat16', 'int8']) {
+    const kept = cacheDtype === 'float32' ? '' : `, ${cacheDtype} cache`;
+    for (const [sequences, context] of [
+      [1, 2048],
+      [8, 512],
+      [8, 48],
+    ]) {
+      add('attention', `attention ${model}, ${sequences} new tokens of ${sequences} sequences over ${context}${kept}`, {
+        operations: 4 * sequences * context * N * D,
+        unit: 'float',
+        bytes: 2 * sequences * context * KV * cacheRowBytes(D, cacheDtype),
+        build: (stage) => attentionCalls(stage, heads, { sequences, queries: 1, context, cacheDtype }),
+      });
+    }
   }
   add('attention', `attention ${model}, a prompt of 512`, {
     operations: 2 * 512 * 513 * N * D,
