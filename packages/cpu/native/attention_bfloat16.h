@@ -66,6 +66,17 @@ NOT_INLINE void pack_key_pairs(const tile_state &s, int64_t n) {
   }
 }
 
+// Two rows of bfloat16 as pairs of their elements d … d + 31.
+inline void interleave(const char *first, const char *second, int64_t d, __m512i pairs[2]) {
+  const __m512i low =
+      _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2,
+                       33, 1, 32, 0);
+  const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+  const __m512i a = _mm512_loadu_si512(first + d * 2), b = _mm512_loadu_si512(second + d * 2);
+  pairs[0] = _mm512_permutex2var_epi16(a, low, b);
+  pairs[1] = _mm512_permutex2var_epi16(a, high, b);
+}
+
 // [n, D] → [keys/2][padded_D][2], zeros from key n to a multiple of 32. Returns whether all are finite.
 template <int32_t DTYPE>
 NOT_INLINE bool pack_value_pairs(const tile_state &s, int64_t n) {
@@ -73,7 +84,18 @@ NOT_INLINE bool pack_value_pairs(const tile_state &s, int64_t n) {
   __mmask32 wild = 0;
   float *to = s.values;
   for (int64_t key = 0; key < (n + pair_depth - 1) / pair_depth * pair_depth; key += 2, to += s.padded_D) {
-    for (int64_t d = 0; d < s.padded_D; d += LANES) {
+    int64_t d = 0;
+    if constexpr (DTYPE == MS_BFLOAT16) {
+      for (; key + 1 < n && d + pair_depth <= s.t->D; d += pair_depth) {
+        __m512i pairs[2];
+        interleave(s.now->v[key], s.now->v[key + 1], d, pairs);
+        for (int i = 0; i < 2; i++) {
+          wild |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(pairs[i], exponent), exponent);
+          store(to + d + i * LANES, (vfloat)pairs[i]);
+        }
+      }
+    }
+    for (; d < s.padded_D; d += LANES) {
       const vfloat first = key < n ? load_row(s.now->v[key], DTYPE, d, s.t->D) : vfloat{};
       const vfloat second = key + 1 < n ? load_row(s.now->v[key + 1], DTYPE, d, s.t->D) : vfloat{};
       const __m512i pair = _mm512_or_si512(_mm512_srli_epi32(upper_bfloat16(first), 16), upper_bfloat16(second));
@@ -84,7 +106,7 @@ NOT_INLINE bool pack_value_pairs(const tile_state &s, int64_t n) {
   return wild == 0;
 }
 
-// `Multiply` has rows_at_once(left), and sums<ADD>(rows, A, A_stride, B, B_stride, pairs, columns, C, C_stride): C (+)= A · B,
+// `Multiply` has rows_at_once(left), pairs(low, high): 32 softmax weights rounded, as pairs_of does it, and sums<ADD>(rows, A, A_stride, B, B_stride, pairs, columns, C, C_stride): C (+)= A · B,
 // where A is [rows][pairs], B [pairs][columns], strides in pairs or floats, pairs and columns multiples of 16. Of A and C it may
 // touch rows up to the next multiple of 16.
 template <class Multiply>
@@ -131,7 +153,7 @@ struct bfloat16_product {
       const float *from = s.scores + m * s.keys_per_tile;
       for (int64_t key = 0; key < end; key += pair_depth) {
         const vfloat low = seen_weights(from, key, seen[m]), high = seen_weights(from, key + LANES, seen[m]);
-        _mm512_storeu_si512(weights + m * attention_most_keys / 2 + key / 2, pairs_of(low, high));
+        _mm512_storeu_si512(weights + m * attention_most_keys / 2 + key / 2, multiply.pairs(low, high));
       }
     }
     return (end + pair_depth - 1) / pair_depth * pairs_per_vector;

@@ -10,6 +10,7 @@ template <class Tiles>
 struct multiply_by_tiles {
   Tiles tiles;
 
+  __m512i pairs(vfloat low, vfloat high) const { return pairs_of(low, high); }
   int rows_at_once(int64_t left) const { return left < most_block_rows ? (int)left : (int)most_block_rows; }
 
   template <bool ADD>

@@ -17,6 +17,7 @@ inline vfloat product_step(const pair_rows &, vfloat sum, vfloat a, vfloat b) {
 
 struct multiply_by_vectors {
   int rows_at_once(int64_t left) const { return ::rows_at_once(left); }
+  __m512i pairs(vfloat low, vfloat high) const { return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
 
   template <bool ADD>
   void sums(int rows, const uint32_t *A, int64_t A_stride, const uint32_t *B, int64_t B_stride, int64_t pairs, int64_t columns,

@@ -27,7 +27,6 @@ template <class Product>
 inline void attend(tile_state &s, Product &product, int64_t key, int64_t n) {
   product.take_keys(s, n);
   product.take_values(s, n);
-  const bool adjusts = s.t->softcap > 0 || s.t->slopes != nullptr;
   seen_range seen[most_block_rows];
   bool first_block = true;
   for (int64_t row = 0; row < s.rows;) {
@@ -35,10 +34,7 @@ inline void attend(tile_state &s, Product &product, int64_t key, int64_t n) {
     if (const int64_t columns = find_seen(s, row, count, key, n, seen)) {
       product.scores(s, row, count, columns);
       for (int m = 0; m < count; m++) {
-        if (seen[m].from >= seen[m].to) continue;
-        float *scores = s.scores + m * s.keys_per_tile;
-        if (adjusts) adjust_scores(s, row + m, key, seen[m], scores);
-        weigh_scores(s, row + m, seen[m], scores);
+        if (seen[m].from < seen[m].to) weigh_scores(s, row + m, key, seen[m], s.scores + m * s.keys_per_tile);
       }
       product.add_values(s, row, count, seen, first_block);
       first_block = false;
@@ -51,6 +47,7 @@ template <class Product>
 void run_tile(const attention_tile *t) {
   tile_state s;
   start_tile(s, t, (float *)thread_workspace());
+  prefetch_rows(s);
   Product product;
   product.start(s);
   s.now = &s.lists[0];

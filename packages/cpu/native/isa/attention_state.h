@@ -115,56 +115,112 @@ inline const float *query_row(const tile_state &s, int64_t row) {
   const attention_tile &t = *s.t;
   return t.q + row / t.heads * t.q_token_stride + row % t.heads * t.q_head_stride;
 }
-
-// softcap, then ALiBi, as ops.ts orders them, on what a row sees.
-NOT_INLINE void adjust_scores(const tile_state &s, int64_t row, int64_t key, seen_range seen, float *scores) {
+inline float *out_row(const tile_state &s, int64_t row) {
   const attention_tile &t = *s.t;
-  const float slope = t.slopes == nullptr ? 0.0f : t.slopes[row % t.heads];
-  const float inverse = t.softcap > 0 ? 1.0f / t.softcap : 0.0f;
-  float lanes[LANES];
-  for (int i = 0; i < LANES; i++) lanes[i] = (float)i;
-  vfloat distance = load(lanes) + (float)(key + seen.from - t.first_position - row / t.heads);
-  const auto adjusted = [&](vfloat v) {
-    if (t.softcap > 0) v = t.softcap * hyperbolic_tangent(v * inverse);
-    return t.slopes == nullptr ? v : v + slope * distance;
-  };
-  int64_t j = seen.from;
-  for (; j + LANES <= seen.to; j += LANES, distance += (float)LANES) store(scores + j, adjusted(load(scores + j)));
-  if (j < seen.to) store_some(scores + j, adjusted(load_some(scores + j, seen.to - j)), seen.to - j);
+  return t.out + row / t.heads * t.out_token_stride + row % t.heads * t.out_head_stride;
 }
 
+// Tokens lie far apart: without this, each row of the queries and, at the end, of the output is waited for.
+NOT_INLINE void prefetch_rows(const tile_state &s) {
+  for (int64_t row = 0; row < s.rows; row++) {
+    const float *q = query_row(s, row), *out = out_row(s, row);
+    for (int64_t d = 0; d < s.t->D; d += 16) __builtin_prefetch(q + d, 0, 3);
+    if (s.t->partial != nullptr) continue;
+    for (int64_t d = 0; d < s.t->D; d += 16) __builtin_prefetch(out + d, 1, 3);
+  }
+}
+
+constexpr float log2_e = 1.44269504f;
+
+// Moves the base of a row to `base` and scales down what was summed before.
 NOT_INLINE void move_base(tile_state &s, int64_t row, float base) {
   float *sums = s.sums + row * s.sums_stride;
-  const vfloat shrink = exponential(splat(s.base[row] - base));
-  for (int64_t d = 0; d < s.sums_stride; d += LANES) store(sums + d, load(sums + d) * shrink);
+  if (s.base[row] != -__builtin_inff()) {  // else all that was summed is 0 or NaN
+    const vfloat shrink = power_of_two(splat(s.base[row] - base));
+    for (int64_t d = 0; d < s.sums_stride; d += LANES) store(sums + d, load(sums + d) * shrink);
+  }
   s.base[row] = base;
 }
 
-// The scores of what a row sees become softmax weights against the row's base, and what was summed before is scaled down where
-// the base moves: to the largest score, once that is far above it. Below, weights of up to e^8 do no harm, and the rows that
-// move are few. A NaN among the scores makes the row NaN. While all scores are -infinity the weights are 0.
-inline void weigh_scores(tile_state &s, int64_t row, seen_range seen, float *scores) {
-  const float lowest = -__builtin_inff(), far = 8;
+// scores = adjust(scores, j) over what a row sees. Returns, lane by lane, the largest.
+template <typename Adjust>
+inline vfloat adjust_scores(float *scores, seen_range seen, const Adjust &adjust) {
+  const float lowest = -__builtin_inff();
   vfloat top = splat(lowest);
   int64_t j = seen.from;
+  for (; j + LANES <= seen.to; j += LANES) {
+    const vfloat adjusted = adjust(load(scores + j), j);
+    store(scores + j, adjusted);
+    top = larger(adjusted, top);
+  }
+  if (j < seen.to) {
+    const vfloat adjusted = adjust(load_some(scores + j, seen.to - j, lowest), j);
+    store_some(scores + j, adjusted, seen.to - j);
+    top = larger(adjusted, top);
+  }
+  return top;
+}
+
+inline vfloat largest_scores(const float *scores, seen_range seen) {
+  const float lowest = -__builtin_inff();
+  vfloat top = splat(lowest);
+  int64_t j = seen.from;
+  for (; j + 4 * LANES <= seen.to; j += 4 * LANES) {
+    const vfloat a = larger(load(scores + j), top), b = larger(load(scores + j + LANES), top);
+    top = larger(larger(load(scores + j + 2 * LANES), a), larger(load(scores + j + 3 * LANES), b));
+  }
   for (; j + LANES <= seen.to; j += LANES) top = larger(load(scores + j), top);
-  if (j < seen.to) top = larger(load_some(scores + j, seen.to - j, lowest), top);
-  const float largest = largest_lane(top);
-  float *sums = s.sums + row * s.sums_stride;
-  if (largest > s.base[row] + far) move_base(s, row, largest);
-  const float base = s.base[row] == lowest ? 0.0f : s.base[row];
-  vfloat total = load(sums + s.padded_D);
-  for (j = seen.from; j + LANES <= seen.to; j += LANES) {
-    const vfloat weights = exponential(load(scores + j) - base);
+  return j < seen.to ? larger(load_some(scores + j, seen.to - j, lowest), top) : top;
+}
+
+// softcap, then ALiBi, as ops.ts orders them, where the tile has them. Returns, lane by lane, the largest score that results.
+inline vfloat finish_scores(const tile_state &s, int64_t row, int64_t key, seen_range seen, float *scores) {
+  const attention_tile &t = *s.t;
+  if (t.softcap == 0 && t.slopes == nullptr) return largest_scores(scores, seen);
+  float lanes[LANES];
+  for (int i = 0; i < LANES; i++) lanes[i] = (float)i;
+  const float slope = t.slopes == nullptr ? 0.0f : t.slopes[row % t.heads];
+  const vfloat distance = load(lanes) + (float)(key - t.first_position - row / t.heads);
+  const auto biased = [&](vfloat v, int64_t j) { return v + slope * (distance + (float)j); };
+  if (t.softcap == 0) return adjust_scores(scores, seen, biased);
+  const float inverse = 1.0f / t.softcap;
+  return adjust_scores(scores, seen, [&](vfloat v, int64_t j) {
+    const vfloat capped = t.softcap * hyperbolic_tangent(v * inverse);
+    return t.slopes == nullptr ? capped : biased(capped, j);
+  });
+}
+
+// The scores of what a row sees become softmax weights 2^(score · log2 e - base), and what was summed before is scaled down
+// where the base moves: to the largest score, once one is far above it. Below, weights of up to 2^12 do no harm, and the rows
+// that move are few. A NaN among the scores makes the row NaN. While all scores are -infinity the weights are 0.
+inline void weigh_scores(tile_state &s, int64_t row, int64_t key, seen_range seen, float *scores) {
+  const float lowest = -__builtin_inff(), far = 12;
+  const vfloat top = finish_scores(s, row, key, seen, scores);
+  if (any(top * log2_e > s.base[row] + far)) move_base(s, row, largest_lane(top) * log2_e);
+  const vfloat base = splat(s.base[row] == lowest ? 0.0f : s.base[row]);
+  float *sums = s.sums + row * s.sums_stride + s.padded_D;
+  vfloat total = load(sums);
+  int64_t j = seen.from;
+  for (; j + 4 * LANES <= seen.to; j += 4 * LANES) {
+    vfloat weights[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      weights[i] = power_of_two(load(scores + j + i * LANES) * log2_e - base);
+      store(scores + j + i * LANES, weights[i]);
+    }
+    total += (weights[0] + weights[1]) + (weights[2] + weights[3]);
+  }
+  for (; j + LANES <= seen.to; j += LANES) {
+    const vfloat weights = power_of_two(load(scores + j) * log2_e - base);
     store(scores + j, weights);
     total += weights;
   }
   if (j < seen.to) {
-    const vfloat weights = exponential(load_some(scores + j, seen.to - j, lowest) - base);
+    const vfloat weights = power_of_two(load_some(scores + j, seen.to - j, lowest) * log2_e - base);
     store_some(scores + j, weights, seen.to - j);
     total += weights;
   }
-  store(sums + s.padded_D, total);
+  store(sums, total);
 }
 
 NOT_INLINE void finish_tile(const tile_state &s) {
@@ -179,7 +235,7 @@ NOT_INLINE void finish_tile(const tile_state &s) {
       to[t.D + 1] = weight;
       continue;
     }
-    float *to = t.out + row / t.heads * t.out_token_stride + row % t.heads * t.out_head_stride;
+    float *to = out_row(s, row);
     const float inverse = weight == 0 ? 0.0f : 1.0f / weight;
     int64_t d = 0;
     for (; d + LANES <= t.D; d += LANES) store(to + d, load(sums + d) * inverse);

@@ -182,7 +182,8 @@ cutting cut(const attention_call &call, const sequence &q) {
 // One task: `index` counts tasks of its sequence; `partial` is where the sequence's unfinished sums lie, if it has several
 // runs.
 attention_tile tile_of(const attention_call &call, const sequence &q, const cutting &c, int64_t index, float *partial) {
-  const int64_t run = index % c.runs, token_tile = index / c.runs % c.token_tiles;
+  // The last tokens see most: their tiles go first, so that what is left for the last thread is short.
+  const int64_t run = index % c.runs, token_tile = c.token_tiles - 1 - index / c.runs % c.token_tiles;
   const int64_t head_tile = index / c.runs / c.token_tiles % c.head_tiles,
                 kv_head = index / c.runs / c.token_tiles / c.head_tiles;
   const int64_t group = call.N / call.KV, token = token_tile * c.tokens_per_tile, in_group = head_tile * c.heads_per_tile;
@@ -227,7 +228,7 @@ void merge_runs(float *out, const float *partial, int64_t step, int64_t runs, in
   float weight = 0;
   for (int64_t d = 0; d < D; d++) out[d] = 0;
   for (int64_t r = 0; r < runs; r++) {
-    const float *run = partial + r * step, share = expf(run[D] - base);
+    const float *run = partial + r * step, share = exp2f(run[D] - base);
     weight += run[D + 1] * share;
     for (int64_t d = 0; d < D; d++) out[d] += run[d] * share;
   }
