@@ -3,7 +3,6 @@
  * temporary name beside the target, flushed to disk, then renamed. Sharding and config.json are saveCheckpoint's
  * business.
  */
-import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { callOp } from './backend.js';
@@ -35,7 +34,7 @@ export async function saveSafetensors(
   if (header.length - 8 > MAX_HEADER_BYTES) {
     throw new ArgumentError(`save: expected a header of at most ${MAX_HEADER_BYTES} bytes, got ${header.length - 8}`);
   }
-  const temporary = `${path}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`;
+  const temporary = `${path}.${process.pid}-${crypto.randomUUID()}.tmp`;
   try {
     await writeFile(temporary, header, entries);
     await rename(temporary, path);

@@ -4,10 +4,14 @@
  * are set here. Text only: tokens are `tokenizer.ts`.
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { Environment, Interpreter, parse, tokenize } from '@huggingface/jinja';
+import type * as jinja from '@huggingface/jinja';
 import { ArgumentError, CheckpointError } from '@metashard/core';
 import type { ChatMessage } from './options.js';
+
+/** Loaded by the first chat: most models are loaded without one. */
+const jinjaModule = (): typeof jinja => createRequire(import.meta.url)('@huggingface/jinja');
 
 const MAX_TEMPLATE_BYTES = 2 ** 20;
 const MAX_RANGE = 100_000;
@@ -78,6 +82,7 @@ export function renderChatTemplate(
   messages: readonly ChatMessage[],
   { addGenerationPrompt, specialTokens }: ChatTemplateContext,
 ): string {
+  const { Environment, Interpreter, parse, tokenize } = jinjaModule();
   const environment = new Environment();
   const globals = {
     ...specialTokens,

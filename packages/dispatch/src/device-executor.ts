@@ -25,8 +25,7 @@ import type { ExecutorSetup, ExecutorStats, Inbox, LoadInstruction, OpenedExecut
 import { WeightLoader, type WeightPlace } from './load-weights.js';
 import { MappedFeed } from './mapped-feed.js';
 import { STEPS_IN_FLIGHT } from './memory-plan.js';
-import { PAGE_BYTES } from './packed-store.js';
-import { tensorBytes } from './program-facts.js';
+import { PAGE_BYTES, tensorBytes } from './program-facts.js';
 import { Sampler } from './sampler.js';
 import { type Segment, storageOf } from './segments.js';
 import { type StepInput, type StepView, stepInputs } from './step.js';

@@ -10,7 +10,16 @@ export * from './estimate.js';
 export type { ExecutorStats } from './executor-protocol.js';
 export type { ForwardInputs, ForwardOptions, ForwardResult, Loss } from './forward.js';
 export * from './generation-config.js';
-export { loadConfig, parseConfig, runCli } from './lazy.js';
+export {
+  chooseThreshold,
+  compareQuantization,
+  loadConfig,
+  parseConfig,
+  planHtml,
+  planSvg,
+  runCli,
+  whatIf,
+} from './lazy.js';
 export { loadModel, type PackOptions, packStore, planModel } from './load-model.js';
 export { type DeviceStats, LoadedModel } from './loaded-model.js';
 export * from './options.js';
@@ -18,21 +27,11 @@ export { checkStore, storeFolder } from './packed-store.js';
 export { OBJECTIVES, type Objective } from './placement.js';
 export * from './plan.js';
 export * from './plan-device-map.js';
-export { planHtml } from './plan-page.js';
-export { type PictureOptions, planSvg } from './plan-picture.js';
+export type { PictureOptions } from './plan-picture.js';
 export { type PlannedProgram, type PlanRequest, planProgram } from './plan-program.js';
 export * from './plan-table.js';
-export {
-  type ChooseThresholdOptions,
-  chooseThreshold,
-  type ThresholdChoice,
-} from './quant-compare/choose-threshold.js';
-export {
-  compareQuantization,
-  type QuantCompareOptions,
-  type QuantComparison,
-  type QuantResult,
-} from './quant-compare/compare-quantization.js';
+export type { ChooseThresholdOptions, ThresholdChoice } from './quant-compare/choose-threshold.js';
+export type { QuantCompareOptions, QuantComparison, QuantResult } from './quant-compare/compare-quantization.js';
 export type { OutlierColumn, OutlierReport } from './quant-compare/outlier-watch.js';
 export { QUANT_METHODS } from './quant-compare/quant-methods.js';
 export { formatQuantComparison } from './quant-compare/quant-report.js';
@@ -40,4 +39,4 @@ export type { QuantText } from './quant-compare/text-windows.js';
 export * from './resolve-model.js';
 export * from './stop-strings.js';
 export * from './tokenizer.js';
-export { type WhatIfAxes, type WhatIfRow, whatIf } from './what-if.js';
+export type { WhatIfAxes, WhatIfRow } from './what-if.js';

@@ -20,13 +20,12 @@ import {
   roundUp,
   type TensorId,
 } from '@metashard/core';
-import { ALIGNMENT, tensorBytes } from './program-facts.js';
+import { ALIGNMENT, PAGE_BYTES, tensorBytes } from './program-facts.js';
 
 export const STORE_MAGIC = 'MSPACKED';
 /** Names the way bytes lie: backend.h's MS_PACKED_INT8, rows elsewhere. Another layout is packed anew, never misread. */
 export const STORE_LAYOUT = 'vnni-16x64-v1';
 export const STORE_VERSION = 1;
-export const PAGE_BYTES = 4096;
 const CHUNK_BYTES = 64 * 2 ** 20;
 const MOST_HEADER_BYTES = 64 * 2 ** 20;
 

@@ -17,6 +17,7 @@ import {
 
 /** Every tensor starts on a cache line; what the CPU backend aligns to. */
 export const ALIGNMENT = 64;
+export const PAGE_BYTES = 4096;
 
 /** A tensor that no op under consideration makes. */
 export const UNUSED = -1;

@@ -5,8 +5,9 @@
  */
 import { existsSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { Tokenizer } from '@huggingface/tokenizers';
+import type * as library from '@huggingface/tokenizers';
 import { ArgumentError, CheckpointError, MetashardError } from '@metashard/core';
 import { type ChatTemplateSource, findChatTemplate, renderChatTemplate } from './chat-template.js';
 import type { ChatMessage } from './options.js';
@@ -65,6 +66,7 @@ export class ModelTokenizer {
     this.specialTokens = readSpecialTokens(config);
     this.cleansUpSpaces = config.clean_up_tokenization_spaces === true;
     const parts = { decoder: null, post_processor: null, pre_tokenizer: null, normalizer: null, ...description };
+    const { Tokenizer }: typeof library = createRequire(import.meta.url)('@huggingface/tokenizers'); // by those who have one
     this.#tokenizer = this.#guard('build', (): LibraryTokenizer => new Tokenizer(parts, libraryConfig(config)));
     for (const [id, token] of this.#tokenizer.get_added_tokens_decoder()) if (token.special) this.#specialIds.add(id);
     for (const text of [...Object.values(this.specialTokens), ...additionalTokens(config)]) {
