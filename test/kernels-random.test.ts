@@ -98,8 +98,7 @@ function quantizeCall(r: Random, rows = size(r, 90, 0), K = size(r, 700)): Call 
 }
 
 /** Its activations are quantized by the portable kernel. */
-function int8LinearCall(r: Random): Call {
-  const [rows, N, K] = [size(r, 120, 0), size(r, 150), size(r, 600)];
+function int8LinearCall(r: Random, [rows, N, K] = [size(r, 120, 0), size(r, 150), size(r, 600)]): Call {
   const quantize = quantizeCall(r, rows, K).built;
   const [CA, SCA, columns] = run('portable', { op: 'int8_quantize', built: quantize }) as HostTensor[];
   const SCB = hostTensor(
@@ -125,8 +124,7 @@ function int8WeightLinearCall(r: Random): Call {
   return { op: 'int8_weight_linear', built: { inputs, outputs, attributes: [r.integer(2)] } };
 }
 
-function matmulCall(r: Random): Call {
-  const [M, N, K] = [size(r, 120, 0), size(r, 150), size(r, 600)];
+function matmulCall(r: Random, [M, N, K] = [size(r, 120, 0), size(r, 150), size(r, 600)]): Call {
   const inputs = [int8Matrix(r, M, K, 'strided'), int8Matrix(r, N, K, layoutOf(r))];
   const outputs = [emptyHost([M, N], { dtype: 'int32', ...rowsApart(r, N) })];
   return { op: 'int8_matmul', built: { inputs, outputs, attributes: [] } };
@@ -229,6 +227,13 @@ function strayWrites(call: Call, got: HostTensor[]): string[] {
   });
 }
 
+/** [rows, N, K]: more than one block of rows, which has 384 KiB or 48 rows (int8_panels.h). */
+const SEVERAL_ROW_BLOCKS: [number, number, number][] = [
+  [501, 70, 2100],
+  [203, 33, 4100],
+  [97, 161, 16_384],
+];
+
 const CALLS = {
   linear: linearCall,
   int8_quantize: quantizeCall,
@@ -250,6 +255,15 @@ for (const isa of ['avx2', 'avx512-vnni', 'amx', 'amx-emulated']) {
         const got = run(isa, call);
         const problems = [...problemsOf(call, got, wanted), ...strayWrites(call, got)];
         expect(problems, `seed ${seed}, round ${round}: ${shapesOf(call)}`).toEqual([]);
+      }
+    });
+
+    it.each(['int8_linear', 'int8_matmul'] as const)('%s agrees over several blocks of rows', (name) => {
+      for (const [round, shape] of SEVERAL_ROW_BLOCKS.entries()) {
+        const call = CALLS[name](new Random(seed + round), shape);
+        const [wanted, got] = [run('portable', call), run(isa, call)];
+        const problems = [...problemsOf(call, got, wanted), ...strayWrites(call, got)];
+        expect(problems, `seed ${seed}: ${shapesOf(call)}`).toEqual([]);
       }
     });
   });
