@@ -106,9 +106,10 @@ NOT_INLINE bool pack_value_pairs(const tile_state &s, int64_t n) {
   return wild == 0;
 }
 
-// `Multiply` has rows_at_once(left), pairs(low, high): 32 softmax weights rounded, as pairs_of does it, and sums<ADD>(rows, A, A_stride, B, B_stride, pairs, columns, C, C_stride): C (+)= A · B,
-// where A is [rows][pairs], B [pairs][columns], strides in pairs or floats, pairs and columns multiples of 16. Of A and C it may
-// touch rows up to the next multiple of 16.
+// `Multiply` has rows_at_once(left), pairs(low, high): 32 softmax weights rounded, as pairs_of does it, and
+// sums<ADD>(rows, A, A_stride, B, B_stride, pairs, columns, C, C_stride): C (+)= A · B, where A is [rows][pairs], B
+// [pairs][columns], strides in pairs or floats, pairs and columns multiples of 16. Of A and C it may touch rows up to the next
+// multiple of 16.
 template <class Multiply>
 struct bfloat16_product {
   Multiply multiply;
