@@ -104,6 +104,32 @@ function tolerance({ shape, queries }: RandomCase): number {
   return 3e-6 * (1 + ahead + (queries > 0 && !shape.fused ? 2 ** queries : 0));
 }
 
+const plain: AttentionShape = { N: 1, KV: 1, D: 1, sequences: [[40, 40]] };
+const EDGES: Record<string, () => BuiltCase> = {
+  /** Of 40 keys with scores of up to 3.3e38 the largest takes all the weight: the first, from token 7 on that one. */
+  "scores near float32's end": () => {
+    const built = attentionCase(new Random(1), plain);
+    const tokens = (built.inputs[0] as HostTensor).dims;
+    const keys = Array.from({ length: tokens[0] as number }, (_, t) => (t === 9 ? 1.1 : 1 - t / 100));
+    built.inputs[0] = hostTensor(
+      tokens,
+      keys.map(() => 3e38),
+    );
+    built.inputs[1] = hostTensor(tokens, keys);
+    return built;
+  },
+  /** What lies behind the last position a token sees would be far above all it sees. */
+  'softcap under steep ALiBi slopes': () => {
+    const built = attentionCase(new Random(2), { ...plain, N: 2, D: 16, softcap: 2.5, alibi: true });
+    const slopes = built.inputs[9] as HostTensor;
+    built.inputs[9] = hostTensor(
+      slopes.dims,
+      hostValues(slopes).map((slope) => slope * 3000),
+    );
+    return built;
+  },
+};
+
 /** The rows of sequence `index`, as bytes, when all others ask for nothing. */
 function alone(built: BuiltCase, shape: AttentionShape, index: number): Buffer[] {
   const only = (values: number[]) => values.map((value, s) => (s === index ? value : 0));
@@ -131,7 +157,7 @@ for (const isa of ['portable', 'avx2', 'avx512-vnni', 'amx', 'amx-emulated']) {
   describe.skipIf(reason !== undefined)(`${isa}${reason === undefined ? '' : `: not run, ${reason}`}`, () => {
     beforeAll(() => addon.configureBackend('cpu', 'isa', isa));
 
-    it(`agrees with the reference over ${ROUNDS} random calls`, () => {
+    it(`agrees with the reference over up to ${ROUNDS} random calls`, () => {
       const holds = (drawn: RandomCase): void => {
         const item = {
           name: 'random',
@@ -142,6 +168,10 @@ for (const isa of ['portable', 'avx2', 'avx512-vnni', 'amx', 'amx-emulated']) {
         expect(checkOpCase({ addon, context }, item)).toEqual([]);
       };
       fc.assert(fc.property(cases, holds), { seed, numRuns: ROUNDS, interruptAfterTimeLimit: 30_000 });
+    });
+
+    it.each(Object.entries(EDGES))('agrees with the reference: %s', (name, make) => {
+      expect(checkOpCase({ addon, context }, { name, op: 'attention', tolerance: 1e-5, build: make })).toEqual([]);
     });
 
     it('gives a sequence the same bits whatever its batch mates', () => {

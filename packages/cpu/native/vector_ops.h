@@ -31,7 +31,7 @@ struct attention_tile {
   int32_t kv_dtype;
   int32_t causal;
   // NULL, or where to leave the unfinished sums instead of `out`: [tokens * heads][D + 2], the weighted values and, behind
-  // them, the softmax's base (of powers of two) and the sum of weights.
+  // them, the softmax's base and the sum of weights.
   float *partial;
 };
 

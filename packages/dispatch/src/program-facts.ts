@@ -17,6 +17,7 @@ import {
 
 /** Every tensor starts on a cache line; what the CPU backend aligns to. */
 export const ALIGNMENT = 64;
+/** What is mapped from a file starts at a multiple of it. */
 export const PAGE_BYTES = 4096;
 
 /** A tensor that no op under consideration makes. */

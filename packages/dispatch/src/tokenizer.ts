@@ -14,6 +14,9 @@ import type { ChatMessage } from './options.js';
 
 export { StreamDecoder } from './stream-decoder.js';
 
+/** Loaded by the first tokenizer: a model may be run on ids alone. */
+const libraryModule = (): typeof library => createRequire(import.meta.url)('@huggingface/tokenizers');
+
 const MAX_FILE_BYTES = 256 * 2 ** 20;
 /** Ids beyond this are refused: they would make tables of gigabytes. */
 const MAX_TOKEN_ID = 2 ** 24;
@@ -66,7 +69,7 @@ export class ModelTokenizer {
     this.specialTokens = readSpecialTokens(config);
     this.cleansUpSpaces = config.clean_up_tokenization_spaces === true;
     const parts = { decoder: null, post_processor: null, pre_tokenizer: null, normalizer: null, ...description };
-    const { Tokenizer }: typeof library = createRequire(import.meta.url)('@huggingface/tokenizers'); // by those who have one
+    const { Tokenizer } = libraryModule();
     this.#tokenizer = this.#guard('build', (): LibraryTokenizer => new Tokenizer(parts, libraryConfig(config)));
     for (const [id, token] of this.#tokenizer.get_added_tokens_decoder()) if (token.special) this.#specialIds.add(id);
     for (const text of [...Object.values(this.specialTokens), ...additionalTokens(config)]) {

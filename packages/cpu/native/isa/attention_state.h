@@ -130,13 +130,11 @@ NOT_INLINE void prefetch_rows(const tile_state &s) {
   }
 }
 
-constexpr float log2_e = 1.44269504f;
-
 // Moves the base of a row to `base` and scales down what was summed before.
 NOT_INLINE void move_base(tile_state &s, int64_t row, float base) {
   float *sums = s.sums + row * s.sums_stride;
   if (s.base[row] != -__builtin_inff()) {  // else all that was summed is 0 or NaN
-    const vfloat shrink = power_of_two(splat(s.base[row] - base));
+    const vfloat shrink = exponential(splat(s.base[row] - base));
     for (int64_t d = 0; d < s.sums_stride; d += LANES) store(sums + d, load(sums + d) * shrink);
   }
   s.base[row] = base;
@@ -154,9 +152,8 @@ inline vfloat adjust_scores(float *scores, seen_range seen, const Adjust &adjust
     top = larger(adjusted, top);
   }
   if (j < seen.to) {
-    const vfloat adjusted = adjust(load_some(scores + j, seen.to - j, lowest), j);
-    store_some(scores + j, adjusted, seen.to - j);
-    top = larger(adjusted, top);
+    store_some(scores + j, adjust(load_some(scores + j, seen.to - j), j), seen.to - j);
+    top = larger(load_some(scores + j, seen.to - j, lowest), top);
   }
   return top;
 }
@@ -165,10 +162,6 @@ inline vfloat largest_scores(const float *scores, seen_range seen) {
   const float lowest = -__builtin_inff();
   vfloat top = splat(lowest);
   int64_t j = seen.from;
-  for (; j + 4 * LANES <= seen.to; j += 4 * LANES) {
-    const vfloat a = larger(load(scores + j), top), b = larger(load(scores + j + LANES), top);
-    top = larger(larger(load(scores + j + 2 * LANES), a), larger(load(scores + j + 3 * LANES), b));
-  }
   for (; j + LANES <= seen.to; j += LANES) top = larger(load(scores + j), top);
   return j < seen.to ? larger(load_some(scores + j, seen.to - j, lowest), top) : top;
 }
@@ -190,33 +183,24 @@ inline vfloat finish_scores(const tile_state &s, int64_t row, int64_t key, seen_
   });
 }
 
-// The scores of what a row sees become softmax weights 2^(score · log2 e - base), and what was summed before is scaled down
-// where the base moves: to the largest score, once one is far above it. Below, weights of up to 2^12 do no harm, and the rows
-// that move are few. A NaN among the scores makes the row NaN. While all scores are -infinity the weights are 0.
+// The scores of what a row sees become softmax weights e^(score - base), and what was summed before is scaled down where the
+// base moves: to the largest score, once one is far above it. Below, weights of up to e^8 do no harm, and the rows that move
+// are few. A NaN among the scores makes the row NaN. While all scores are -infinity the weights are 0.
 inline void weigh_scores(tile_state &s, int64_t row, int64_t key, seen_range seen, float *scores) {
-  const float lowest = -__builtin_inff(), far = 12;
+  const float lowest = -__builtin_inff(), far = 8;
   const vfloat top = finish_scores(s, row, key, seen, scores);
-  if (any(top * log2_e > s.base[row] + far)) move_base(s, row, largest_lane(top) * log2_e);
+  if (any(top > s.base[row] + far)) move_base(s, row, largest_lane(top));
   const vfloat base = splat(s.base[row] == lowest ? 0.0f : s.base[row]);
   float *sums = s.sums + row * s.sums_stride + s.padded_D;
   vfloat total = load(sums);
   int64_t j = seen.from;
-  for (; j + 4 * LANES <= seen.to; j += 4 * LANES) {
-    vfloat weights[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      weights[i] = power_of_two(load(scores + j + i * LANES) * log2_e - base);
-      store(scores + j + i * LANES, weights[i]);
-    }
-    total += (weights[0] + weights[1]) + (weights[2] + weights[3]);
-  }
   for (; j + LANES <= seen.to; j += LANES) {
-    const vfloat weights = power_of_two(load(scores + j) * log2_e - base);
+    const vfloat weights = exponential(load(scores + j) - base);
     store(scores + j, weights);
     total += weights;
   }
   if (j < seen.to) {
-    const vfloat weights = power_of_two(load_some(scores + j, seen.to - j, lowest) * log2_e - base);
+    const vfloat weights = exponential(load_some(scores + j, seen.to - j, lowest) - base);
     store_some(scores + j, weights, seen.to - j);
     total += weights;
   }

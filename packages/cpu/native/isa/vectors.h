@@ -229,34 +229,6 @@ inline vfloat exponential(vfloat x) {
 #endif
 }
 
-// 2^x within 1.1 ulp: x = n + r with n = ⌊x⌋, a polynomial for 2^r fitted for the least relative error (2e-9; 6e-8 as rounded),
-// exponent added. Exact at 0; 0 below -126 (no denormals), infinity from 128 on, NaN stays.
-inline vfloat power_of_two(vfloat x) {
-#if defined(__AVX512F__)
-  const __mmask16 present = _mm512_cmp_ps_mask((__m512)x, (__m512)splat(-126.0f), _CMP_NLT_UQ);
-  const vfloat r = (vfloat)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // 0 of an infinity
-#else
-  const float magic = 12582912.0f;  // 1.5 · 2²³: adding it rounds to an integer
-  const vfloat within = select(x < -126.0f, splat(-126.0f), select(x > 129.0f, splat(129.0f), x));
-  const vfloat shifted = (within - 0.5f) + magic;
-  const vfloat r = within - (shifted - magic);  // 0 … 1
-#endif
-  vfloat p = splat(0.000216129149f);
-  p = p * r + 0.00124678458f;
-  p = p * r + 0.00967545155f;
-  p = p * r + 0.0554852821f;
-  p = p * r + 0.240229309f;
-  p = p * r + 0.693147063f;
-  p = p * r + 1.0f;
-#if defined(__AVX512F__)
-  return (vfloat)_mm512_maskz_scalef_ps(present, (__m512)p, (__m512)x);  // times 2^⌊x⌋
-#else
-  // 2^(n - 1), then times 2: n may be 128.
-  const vint exponent = (bits(shifted) - (int32_t)(0x4b400000 - 126)) << 23;
-  return select(x < -126.0f, splat(0.0f), p * (vfloat)exponent * 2.0f);
-#endif
-}
-
 inline vfloat sigmoid(vfloat x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // Odd polynomial below 0.6 (fitted, relative error 3e-9), 1 - 2 / (e^2|x| + 1) above.

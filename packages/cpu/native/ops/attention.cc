@@ -228,7 +228,7 @@ void merge_runs(float *out, const float *partial, int64_t step, int64_t runs, in
   float weight = 0;
   for (int64_t d = 0; d < D; d++) out[d] = 0;
   for (int64_t r = 0; r < runs; r++) {
-    const float *run = partial + r * step, share = exp2f(run[D] - base);
+    const float *run = partial + r * step, share = expf(run[D] - base);
     weight += run[D + 1] * share;
     for (int64_t d = 0; d < D; d++) out[d] += run[d] * share;
   }
