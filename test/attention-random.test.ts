@@ -81,7 +81,11 @@ const cases: fc.Arbitrary<RandomCase> = fc.record({
   wildQuery: rarely(fc.constantFrom(Number.NaN, Number.POSITIVE_INFINITY)),
 });
 
-/** The scaled tensors lie on their own; a fused case keeps its values. */
+/**
+ * The scaled tensors lie on their own; a fused case keeps its values. Softmax weights below e^-87 are 0 (vectors.h):
+ * where scores are in the hundreds, new values stay of the size of those in the cache, so that such weights count for
+ * nothing.
+ */
 function build({ shape, seed: own, queries, values, wildQuery }: RandomCase): BuiltCase {
   const built = attentionCase(new Random(own), shape);
   if (shape.fused) return built;
@@ -92,7 +96,8 @@ function build({ shape, seed: own, queries, values, wildQuery }: RandomCase): Bu
     built.inputs[index] = hostTensor(tensor.dims, numbers);
   };
   scaled(0, shape.bfloat16 ? 0 : queries);
-  scaled(2, shape.cache === 'float16' ? 0 : values);
+  const oldValues = shape.cache !== undefined;
+  scaled(2, shape.cache === 'float16' || (oldValues && queries > 0) ? 0 : values);
   return built;
 }
 
@@ -109,13 +114,18 @@ const EDGES: Record<string, () => BuiltCase> = {
   /** Of 40 keys with scores of up to 3.3e38 the largest takes all the weight: the first, from token 7 on that one. */
   "scores near float32's end": () => {
     const built = attentionCase(new Random(1), plain);
-    const tokens = (built.inputs[0] as HostTensor).dims;
-    const keys = Array.from({ length: tokens[0] as number }, (_, t) => (t === 9 ? 1.1 : 1 - t / 100));
-    built.inputs[0] = hostTensor(
-      tokens,
-      keys.map(() => 3e38),
-    );
-    built.inputs[1] = hostTensor(tokens, keys);
+    const { dims } = built.inputs[0] as HostTensor;
+    const keys = Array.from({ length: dims[0] as number }, (_, t) => (t === 9 ? 1.1 : 1 - t / 100));
+    const queries = keys.map(() => 3e38);
+    [built.inputs[0], built.inputs[1]] = [hostTensor(dims, queries), hostTensor(dims, keys)];
+    return built;
+  },
+  /** All scores are -infinity: NaN, as a softmax of them is. */
+  'an infinite query over keys of the other sign': () => {
+    const built = attentionCase(new Random(3), plain);
+    const { dims } = built.inputs[0] as HostTensor;
+    const all = (value: number) => hostTensor(dims, Array<number>(dims[0] as number).fill(value));
+    [built.inputs[0], built.inputs[1]] = [all(Number.POSITIVE_INFINITY), all(-1)];
     return built;
   },
   /** What lies behind the last position a token sees would be far above all it sees. */

@@ -220,7 +220,7 @@ NOT_INLINE void finish_tile(const tile_state &s) {
       continue;
     }
     float *to = out_row(s, row);
-    const float inverse = weight == 0 ? 0.0f : 1.0f / weight;
+    const float inverse = 1.0f / weight;  // no weight at all, all scores -infinity: NaN
     int64_t d = 0;
     for (; d + LANES <= t.D; d += LANES) store(to + d, load(sums + d) * inverse);
     for (; d < t.D; d++) to[d] = sums[d] * inverse;

@@ -232,7 +232,7 @@ void merge_runs(float *out, const float *partial, int64_t step, int64_t runs, in
     weight += run[D + 1] * share;
     for (int64_t d = 0; d < D; d++) out[d] += run[d] * share;
   }
-  const float inverse = weight == 0 ? 0.0f : 1.0f / weight;
+  const float inverse = 1.0f / weight;  // no weight at all, all scores -infinity: NaN
   for (int64_t d = 0; d < D; d++) out[d] *= inverse;
 }
 
