@@ -25,9 +25,9 @@ import type { ExecutorSetup, ExecutorStats, Inbox, LoadInstruction, OpenedExecut
 import { WeightLoader, type WeightPlace } from './load-weights.js';
 import { MappedFeed } from './mapped-feed.js';
 import { STEPS_IN_FLIGHT } from './memory-plan.js';
-import { PAGE_BYTES, tensorBytes } from './program-facts.js';
+import { PAGE_BYTES, storageOf, tensorBytes } from './program-facts.js';
 import { Sampler } from './sampler.js';
-import { type Segment, storageOf } from './segments.js';
+import type { Segment } from './segments.js';
 import { type StepInput, type StepView, stepInputs } from './step.js';
 import { WeightStream } from './weight-stream.js';
 

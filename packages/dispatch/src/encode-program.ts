@@ -11,8 +11,8 @@ import {
   rowMajorStrides,
   type TensorId,
 } from '@metashard/core';
+import { storageOf } from './program-facts.js';
 import type { Segment } from './segments.js';
-import { storageOf } from './segments.js';
 
 /** Where a storage tensor lies: in a buffer for good, or in one named at each run. */
 export type TensorPlace = { buffer: BufferId; byteOffset: number } | { binding: number };

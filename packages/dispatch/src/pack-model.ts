@@ -74,8 +74,6 @@ export function packModel(
       onProgress?.({ tensor: name as string, writtenBytes: written, totalBytes: dataBytes });
     };
     packTensors(program, sources, context, write, cancelled);
-    // A file that ends with padding is extended to its size.
-    if (header.bytes > header.dataOffset) writeAll(descriptor, Buffer.alloc(0), header.bytes);
     fsyncSync(descriptor);
     writeAll(descriptor, storeHeaderBytes({ ...header, checksums: checksumsOf(temporary, header) }), 0);
     fsyncSync(descriptor);

@@ -20,7 +20,7 @@ import {
   roundUp,
   type TensorId,
 } from '@metashard/core';
-import { ALIGNMENT, PAGE_BYTES, tensorBytes } from './program-facts.js';
+import { ALIGNMENT, PAGE_BYTES, storageOf, tensorBytes } from './program-facts.js';
 
 export const STORE_MAGIC = 'MSPACKED';
 /** Names the way bytes lie: backend.h's MS_PACKED_INT8, rows elsewhere. Another layout is packed anew, never misread. */
@@ -84,7 +84,8 @@ export function layOut(program: Program): { tensors: Map<TensorId, StoredTensor>
   let at = 0;
   const none = { tokens: 0, sequences: 0, outputs: 0 };
   for (const op of program.ops) {
-    for (const id of op.inputs) {
+    for (const input of op.inputs) {
+      const id = storageOf(program, input);
       const tensor = program.tensors[id];
       if (tensor?.kind !== 'weight' || tensors.has(id)) continue;
       const nbytes = tensorBytes(tensor, none);
@@ -144,71 +145,91 @@ export function storeHeaderBytes(header: StoreHeader): Buffer {
 }
 
 /**
- * Opens a store for this Program and source; null where there is none or it is of other files or another layout. Throws CheckpointError for a file that says it is
- * this store and is broken (cut short, header not readable).
+ * Opens a store for this Program and source; null where there is none, it is of other files or another layout, or a tensor does not lie exactly where `layOut` puts
+ * it. Throws CheckpointError for a file that says it is this store and is broken (cut short, header not readable).
  */
 export function openStore(file: string, program: Program, source: readonly SourceFile[]): StoreHeader | null {
   if (!existsSync(file)) return null;
   const header = readStoreHeader(file);
   if (header.layout !== STORE_LAYOUT || header.version !== STORE_VERSION) return null;
   if (JSON.stringify(header.source) !== JSON.stringify(source)) return null;
-  for (const [id, want] of layOut(program).tensors) {
+  const { tensors, dataBytes } = layOut(program);
+  if (header.bytes !== header.dataOffset + dataBytes) return null;
+  for (const [id, want] of tensors) {
     const got = header.tensors[program.tensors[id]?.name ?? ''];
-    const same =
-      got !== undefined &&
-      got.nbytes === want.nbytes &&
-      got.dtype === want.dtype &&
-      got.layout === want.layout &&
-      String(got.dims) === String(want.dims);
-    if (
-      !same ||
-      got.offset % ALIGNMENT !== 0 ||
-      got.offset < header.dataOffset ||
-      got.offset + got.nbytes > header.bytes
-    )
-      return null;
+    const expected: StoredTensor = { ...want, offset: want.offset + header.dataOffset };
+    if (JSON.stringify(got) !== JSON.stringify(expected)) return null;
   }
   return header;
 }
 
 function readStoreHeader(file: string): StoreHeader {
-  const broken = (what: string): CheckpointError =>
-    new CheckpointError(`${file}: packed store: ${what}`, {
-      hint: 'delete it; it is written again by metashard pack',
-      details: { file },
-    });
+  try {
+    return parseStoreHeader(file);
+  } catch (error) {
+    if (!(error instanceof Error) || !('syscall' in error)) throw error;
+    throw brokenStore(file, `cannot be read: ${error.message}`);
+  }
+}
+
+const brokenStore = (file: string, what: string): CheckpointError =>
+  new CheckpointError(`${file}: packed store: ${what}`, {
+    hint: 'delete it; it is written again by metashard pack',
+    details: { file },
+  });
+
+function parseStoreHeader(file: string): StoreHeader {
   const descriptor = openSync(file, 'r');
   try {
-    const size = statSync(file).size;
+    const { size } = statSync(file);
     const start = Buffer.alloc(16);
     if (readSync(descriptor, start, 0, 16, 0) < 16 || start.toString('latin1', 0, 8) !== STORE_MAGIC)
-      throw broken('expected its first bytes to say so');
+      throw brokenStore(file, 'expected its first bytes to say so');
     const length = Number(start.readBigUInt64LE(8));
     if (length > MOST_HEADER_BYTES || 16 + length > size)
-      throw broken(`expected a header within its ${size} bytes, got ${length}`);
+      throw brokenStore(file, `expected a header within its ${size} bytes, got ${length}`);
     const json = Buffer.alloc(length);
     readSync(descriptor, json, 0, length, 16);
-    let header: StoreHeader;
+    let header: unknown;
     try {
-      header = JSON.parse(json.toString()) as StoreHeader;
+      header = JSON.parse(json.toString());
     } catch (cause) {
-      throw broken(`expected JSON, got ${(cause as Error).message}`);
+      // V8 quotes what it could not read, line ends too.
+      throw brokenStore(file, `expected JSON, got ${(cause as Error).message.replace(/\s+/g, ' ')}`);
     }
-    if (typeof header.tensors !== 'object' || header.tensors === null || !Number.isSafeInteger(header.bytes))
-      throw broken('expected a table of tensors');
-    if (header.bytes !== size) throw broken(`expected ${header.bytes} bytes, got ${size}: it is cut short`);
+    checkHeader(file, header, size, length);
     return header;
   } finally {
     closeSync(descriptor);
   }
 }
 
-/** CRC-32 of every chunk of the data; with `expected`, throws CheckpointError at the first that differs. Reads the whole file. */
+/** What every reader of a header relies on; where tensors lie is openStore's to compare. */
+function checkHeader(file: string, header: unknown, size: number, length: number): asserts header is StoreHeader {
+  const isTable = (value: unknown): value is object =>
+    typeof value === 'object' && value !== null && !Array.isArray(value);
+  if (!isTable(header)) throw brokenStore(file, 'expected a header with a table of tensors');
+  const { tensors, bytes, dataOffset, checksums } = header as Partial<StoreHeader>;
+  if (!isTable(tensors) || !Number.isSafeInteger(bytes))
+    throw brokenStore(file, 'expected a header with a table of tensors');
+  if (bytes !== size)
+    throw brokenStore(
+      file,
+      `expected ${bytes} bytes, got ${size}: it is ${size < Number(bytes) ? 'cut short' : 'too long'}`,
+    );
+  const placed = Number.isSafeInteger(dataOffset) && Number(dataOffset) % PAGE_BYTES === 0;
+  if (!placed || Number(dataOffset) < 16 + length || Number(dataOffset) > size)
+    throw brokenStore(file, `expected data from a page after its header, got offset ${JSON.stringify(dataOffset)}`);
+  if (!Array.isArray(checksums) || checksums.length !== Math.ceil((size - Number(dataOffset)) / CHUNK_BYTES))
+    throw brokenStore(file, `expected a checksum for every ${CHUNK_BYTES} bytes of data`);
+}
+
+/** Compares the CRC-32 of every chunk of the data; throws CheckpointError at the first that differs. Reads the whole file. */
 export function checkStore(file: string): void {
   const header = readStoreHeader(file);
   const found = checksumsOf(file, header);
   const at = found.findIndex((crc, i) => crc !== header.checksums[i]);
-  if (at < 0 && found.length === header.checksums.length) return;
+  if (at < 0) return;
   throw new CheckpointError(
     `${file}: packed store: checksum of chunk ${at} differs: the file was changed or its disk failed`,
     {

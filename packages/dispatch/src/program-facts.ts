@@ -45,7 +45,7 @@ export class ProgramFacts {
     readonly dims: DimValues,
   ) {
     const { tensors, ops } = program;
-    this.storage = Int32Array.from(tensors.keys(), (id) => storageBehind(program, id));
+    this.storage = Int32Array.from(tensors.keys(), (id) => storageOf(program, id));
     this.bytes = Float64Array.from(tensors, (tensor) => (tensor.kind === 'view' ? 0 : tensorBytes(tensor, dims)));
     this.scratch = Float64Array.from(ops, (op) => this.#scratchOf(op));
     this.producer = new Int32Array(tensors.length).fill(-1);
@@ -108,7 +108,8 @@ export class ProgramFacts {
 
 const known = new WeakMap<Program, Map<string, ProgramFacts>>();
 
-function storageBehind(program: Program, id: TensorId): TensorId {
+/** The storage tensor behind a view, or the tensor itself. */
+export function storageOf(program: Program, id: TensorId): TensorId {
   let at = id;
   for (let tensor = program.tensors[at]; tensor?.kind === 'view'; tensor = program.tensors[at])
     at = tensor.of as TensorId;

@@ -26,14 +26,6 @@ export interface Segment {
   readonly modules: readonly string[];
 }
 
-/** The storage tensor behind a view, or the tensor itself. */
-export function storageOf(program: Program, id: TensorId): TensorId {
-  let at = id;
-  for (let tensor = program.tensors[at]; tensor?.kind === 'view'; tensor = program.tensors[at])
-    at = tensor.of as TensorId;
-  return at;
-}
-
 /** `deviceOfOp[i]` is where op i runs. */
 export function cutSegments(facts: ProgramFacts, deviceOfOp: readonly DeviceName[]): Segment[] {
   const { program, rematerialized: free, producer } = facts;

@@ -6,9 +6,9 @@ import { ExecutorError, guardNative, native, type ProgramTensor } from '@metasha
 import { type DeviceExecutor, elementBytes, type OpenSegment, rowElements } from './device-executor.js';
 import type { ExecutorMessage, ServeRequest } from './executor-protocol.js';
 import { isFinalOutput } from './memory-plan.js';
+import { storageOf } from './program-facts.js';
 import { Control, Ring } from './ring.js';
 import { StepScheduler } from './scheduler.js';
-import { storageOf } from './segments.js';
 import { FLAG, StepView, writeEnd, writeStep } from './step.js';
 
 export class ServeLoop {
