@@ -112,6 +112,17 @@ async function measureHot() {
   return rounds.toSorted((a, b) => ratio(a) - ratio(b))[rounds.length >> 1];
 }
 
+/** Why the model is refused under these options, a head larger than the memory say; undefined where it runs. */
+async function refusalOf(options) {
+  try {
+    await planModel(model, { ...base, ...options });
+    return undefined;
+  } catch (error) {
+    if (error.code !== 'memory_insufficient') throw error;
+    return `refused: needs ${Math.ceil((error.details.neededBytes + PROCESS_BYTES) / 1e6)} MB`;
+  }
+}
+
 /** This script with one configuration in a memory group of `limit` bytes. */
 function measureCapped(store, options, limit) {
   coldReadMs(store, 0); // what this process has read is not counted to the group's
@@ -149,7 +160,9 @@ async function main() {
   for (const limit of parts.includes('groups') ? values.limits.split(',') : []) {
     const bytes = parseBytes(limit);
     const options = { devices: ['cpu', 'disk'], maxMemory: { cpu: bytes - PROCESS_BYTES }, deviceMap: 'auto' };
-    rows.push(cells(`memory group of ${limit}`, measureCapped(store, options, bytes), resident));
+    const reason = await refusalOf(options);
+    const row = reason === undefined ? measureCapped(store, options, bytes) : { reason };
+    rows.push(cells(`memory group of ${limit}`, row, resident));
   }
   const header = [
     '',
