@@ -7,9 +7,13 @@
  *                             [--patience 60] [--json]
  *
  * MODEL: a name of model-configs.mjs or a model's folder. Each model and mode is a process of its own; they take turns
- * phase by phase, and the machine's read speed and int8 peak are measured beside every repetition. --patience: seconds
- * to wait in all, per phase, for repetitions during which other processes used less than 3 % of the machine; what stays
- * noisy is marked †.
+ * phase by phase, and the machine's int8 peak is measured beside every prefill. --patience: seconds to wait in all, per
+ * phase, for repetitions during which other processes used less than 3 % of the machine; what stays noisy is marked †.
+ *
+ * Decoding is held to its floor, the bytes that a step reads over the speed of a plain read, in short rounds: the speed
+ * of memory moves within seconds (a virtual machine's by twice), so a floor measured once a repetition says nothing. A
+ * round is a plain read of 1 GiB, a few steps of one sequence, a read, a few steps of eight, a read; steps are divided
+ * by the two reads beside them, steps of eight by the steps of one beside them, and the medians over the rounds count.
  */
 import { fork } from 'node:child_process';
 import { existsSync, readdirSync, statSync } from 'node:fs';
@@ -28,12 +32,11 @@ import { markdownTable } from './table.mjs';
 const RUNNER = fileURLToPath(new URL('model-runner.mjs', import.meta.url));
 const MODES = { int8: { loadIn8bit: true, llmInt8Threshold: 6 }, float16: { loadIn8bit: false } };
 const PHASES = ['prefill512', 'decode1', 'decode8'];
-/** Tokens that a phase counts, sequences of its steps, and the mean length of their contexts over the 64 steps. */
-const WORK = {
-  prefill512: { tokens: 512 },
-  decode1: { tokens: 64, sequences: 1, steps: 64, context: 16 + 32.5 },
-  decode8: { tokens: 512, sequences: 8, steps: 64, context: 16 + 32.5 },
-};
+/** Tokens that a phase counts. */
+const TOKENS = { prefill512: 512, decode1: 64, decode8: 512 };
+/** Steps between two reads of a round (model-runner.mjs), and the mean length of their contexts. */
+const BURST = { steps: 4, context: 16 + 2.5 };
+const ROUNDS_A_REPETITION = 5;
 
 /** A model in one mode, alive in a process of its own. */
 class Runner {
@@ -115,6 +118,7 @@ async function runModel(model, { modes, reps, loads, threads, patience, ceilings
       }
     }
     for (const phase of PHASES) await measurePhase(phase, results, runners, { reps, patience, ceilings, log });
+    await measureRounds(results, runners, { rounds: ROUNDS_A_REPETITION * reps, patience, ceilings, log });
     for (const result of results) result.peakResidentBytes = (await runners.get(result).ask('close')).peakResidentBytes;
     const int8 = results.find(({ mode }) => mode === 'int8');
     if (int8 !== undefined) int8.outliers = await countOutlierColumns(model.path);
@@ -142,21 +146,59 @@ async function measurePhase(phase, results, runners, { reps, patience, ceilings,
   }
 }
 
-/** One repetition beside the ceilings measured around it. */
+/** One repetition; a prefill beside the int8 peak measured around it. */
 async function measureOnce(phase, { facts, isa }, runner, ceilings) {
-  const { tokens, steps, sequences, context } = WORK[phase];
-  const around = async () => ({ read: await ceilings.read(), int8: await ceilings.int8(isa) });
-  const before = await around();
+  const tokens = TOKENS[phase];
+  const prefill = phase === 'prefill512';
+  const before = prefill ? await ceilings.int8(isa) : 0;
   const { ms, noise } = await runner.ask(phase);
-  const after = await around();
-  const [read, int8] = ['read', 'int8'].map((what) => Math.max(before[what], after[what]));
-  const sample = { ms, noise, rate: (tokens / ms) * 1e3, read, int8 };
-  if (steps === undefined) {
-    const tera = (facts.int8OperationsPerToken * tokens) / ms / 1e9;
-    return { ...sample, tera, share: tera / int8 };
+  const sample = { ms, noise, rate: (tokens / ms) * 1e3 };
+  if (!prefill) return sample;
+  const int8 = Math.max(before, await ceilings.int8(isa));
+  const tera = (facts.int8OperationsPerToken * tokens) / ms / 1e9;
+  return { ...sample, int8, tera, share: tera / int8 };
+}
+
+/** The modes take turns; each round in a quiet moment, while patience lasts. */
+async function measureRounds(results, runners, { rounds, patience, ceilings, log }) {
+  const deadline = performance.now() + patience * 1e3;
+  for (const result of results) result.rounds = samples();
+  for (let round = 0; round < rounds; round++) {
+    for (const result of results) {
+      if (round % ROUNDS_A_REPETITION === 0) await waitForQuiet(deadline - performance.now());
+      keep(result.rounds, await measureRound(result.facts, runners.get(result), ceilings));
+    }
   }
-  const bytes = steps * (facts.streamedBytes + sequences * context * facts.cacheBytesPerToken);
-  return { ...sample, share: bytes / read / 1e6 / ms };
+  for (const result of results) {
+    const { samples: used } = counted(result.rounds, rounds / 2);
+    const [one, eight, ratio] = ['decode1', 'decode8', 'eightToOne'].map((key) => median(used.map((it) => it[key])));
+    log(
+      `${result.model} ${result.mode}: decode ${one.toFixed(2)} × its floor, 8 sequences ${eight.toFixed(2)} ×; ` +
+        `a step of 8 is ${ratio.toFixed(2)} of 1`,
+    );
+  }
+}
+
+/** Time ÷ floor of bursts of one and of eight sequences by the reads beside each, and the one burst over the other. */
+async function measureRound({ streamedBytes, cacheBytesPerToken }, runner, ceilings) {
+  const { steps, context } = BURST;
+  const reads = [await ceilings.read()];
+  const bursts = [];
+  for (const phase of ['burst1', 'burst8']) {
+    bursts.push(await runner.ask(phase));
+    reads.push(await ceilings.read());
+  }
+  // Mean milliseconds of a gigabyte in the two neighbouring reads.
+  const perGigabyte = (i) => (1e3 / reads[i] + 1e3 / reads[i + 1]) / 2;
+  const floor = (i, sequences) =>
+    (steps * (streamedBytes + sequences * context * cacheBytesPerToken) * perGigabyte(i)) / 1e9;
+  return {
+    noise: Math.max(...bursts.map(({ noise }) => noise)),
+    reads,
+    decode1: bursts[0].ms / floor(0, 1),
+    decode8: bursts[1].ms / floor(1, 8),
+    eightToOne: bursts[1].ms / bursts[0].ms,
+  };
 }
 
 /** Results of all models, one a model and mode. `log` hears of progress. */
@@ -188,9 +230,10 @@ const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(2)} GB`;
 
 /** Throughput, loading and outliers as three tables. `reps` and `loads`: how many clean repetitions were asked for. */
 export function endToEndTables({ results }, { reps = 5, loads = 3 } = {}) {
-  const throughput = results.map(({ model, mode, phases, facts, outliers }) => [
+  const throughput = results.map(({ model, mode, phases, rounds, facts, outliers }) => [
     `${model} ${mode}`,
-    ...PHASES.map((phase) => throughputCell(phase, phases[phase], Math.min(reps, 3))),
+    ...PHASES.map((phase) => throughputCell(phase, phases[phase], rounds, Math.min(reps, 3))),
+    roundsCell(rounds, 'eightToOne'),
     `${facts.headDtype}, ${facts.cacheDtype}`,
     outlierCell(outliers),
   ]);
@@ -202,6 +245,7 @@ export function endToEndTables({ results }, { reps = 5, loads = 3 } = {}) {
         'prefill 512',
         'decode, 1 sequence',
         'decode, 8 sequences',
+        'step of 8 ÷ of 1',
         'head, attention and cache',
         'outlier columns a linear',
       ],
@@ -215,12 +259,20 @@ export function endToEndTables({ results }, { reps = 5, loads = 3 } = {}) {
   };
 }
 
-/** Tokens a second with their range, and the share of the ceiling. */
-function throughputCell(phase, taken, needed) {
+/** Tokens a second with their range; a prefill's share of the int8 peak, a decode's time ÷ floor. */
+function throughputCell(phase, taken, rounds, needed) {
   const { samples: used, mark } = counted(taken, needed);
   const rates = used.map(({ rate }) => rate);
+  const cell = withRange(rates, phase === 'decode1' ? 1 : 0) + mark;
+  if (phase !== 'prefill512') return `${cell}, ${roundsCell(rounds, phase)} floor`;
   const share = median(used.map((sample) => sample.share));
-  return withRange(rates, phase === 'decode1' ? 1 : 0) + mark + (share > 0 ? `, ${percent(share)}` : '');
+  return cell + (share > 0 ? `, ${percent(share)}` : '');
+}
+
+/** Median of a ratio over the rounds that count; half of them suffice. */
+function roundsCell({ clean, noisy }, key) {
+  const { samples: used, mark } = counted({ clean, noisy }, (clean.length + noisy.length) / 2);
+  return `${median(used.map((round) => round[key])).toFixed(2)} ×${mark}`;
 }
 
 function loadingRow({ model, mode, loads, checkpointBytes, peakResidentBytes, facts: { planned } }, needed) {

@@ -9,6 +9,8 @@ const PHASES = {
   prefill512: { sequences: 1, prompt: 512, steps: 0 },
   decode1: { sequences: 1, prompt: 16, steps: 64 },
   decode8: { sequences: 8, prompt: 16, steps: 64 },
+  burst1: { sequences: 1, prompt: 16, steps: 4 },
+  burst8: { sequences: 8, prompt: 16, steps: 4 },
 };
 
 const [folder, optionsJson] = process.argv.slice(2);

@@ -18,6 +18,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { casesTable, runCases } from './cases.mjs';
 import { endToEndTables, runEndToEnd } from './end-to-end.mjs';
+import { measureModuleOverhead, moduleOverheadLine } from './module-overhead.mjs';
 import { opsTable, rowLine, runOps } from './ops.mjs';
 import { runStart, startTable } from './start.mjs';
 
@@ -85,7 +86,7 @@ function modelsSection({ about, run, options }) {
   return [
     '### Whole models',
     describe(about, { isa: run.results[0].isa, threads: run.threads }),
-    'Tokens a second, and the share of the ceiling beside them.',
+    'Tokens a second; beside them the share of the int8 peak (prefill) and time ÷ floor (decode).',
     throughput,
     '### Loading and memory',
     loading,
@@ -106,9 +107,12 @@ function casesSection({ about, run }) {
 function opsSection({ about, run }) {
   const { read, int8, float } = run.ceilings;
   const ceilings = `${read.toFixed(1)} GB/s plain read, ${int8.toFixed(2)} TOPS in int8, ${float.toFixed(2)} TFLOPS in float32`;
-  return ['### Ops', describe(about, run), `Ceilings beside the rows, medians: ${ceilings}.`, opsTable(run)].join(
-    '\n\n',
-  );
+  return [
+    '### Ops',
+    describe(about, run),
+    `Ceilings beside the rows, medians: ${ceilings}. ${moduleOverheadLine(run.module)}`,
+    opsTable(run),
+  ].join('\n\n');
 }
 
 function writeDocument(text) {
@@ -127,7 +131,10 @@ async function main() {
     models: () => runEndToEnd(options.models, { ...options, log }),
     start: () => runStart(options.models, { ...options, log }),
     cases: () => runCases({ threads: options.threads }),
-    ops: () => runOps({ ...options, onRow: (row) => log(rowLine(row)) }),
+    ops: async () => ({
+      ...(await runOps({ ...options, onRow: (row) => log(rowLine(row)) })),
+      module: await measureModuleOverhead(),
+    }),
   };
   for (const part of options.parts) {
     if (!PARTS.includes(part)) throw new Error(`run: expected --only ${PARTS.join(', ')}, got ${part}`);
