@@ -3,9 +3,8 @@
  * not as one would expect.
  */
 import { formatBytes } from '@metashard/core';
+import { drawTable } from './draw-table.js';
 import type { DevicePlan, PlanDevice, PlanSegment } from './plan.js';
-
-const BLOCKS_WIDTH = 46;
 
 /** Uses of memory in the order of the tables and pictures; `free` follows. */
 export const MEMORY_USES: readonly { name: string; bytes: (device: PlanDevice) => number; isRare?: boolean }[] = [
@@ -22,8 +21,11 @@ export function isUnlimited({ budgetBytes }: PlanDevice): boolean {
   return budgetBytes >= Number.MAX_SAFE_INTEGER;
 }
 
-/** A table of several lines, without a newline at the end. No colours. */
-export function formatPlanTable(plan: DevicePlan): string {
+/**
+ * A table of several lines, without a newline at the end. No colours. `columns`: of the terminal; without it, as wide
+ * as it gets.
+ */
+export function formatPlanTable(plan: DevicePlan, { columns }: { columns?: number | undefined } = {}): string {
   const paths = segmentNames(plan.segments);
   const shorten = withoutBasePrefix(paths.flat());
   const names = paths.map((segment) => segment.map(shorten));
@@ -36,7 +38,12 @@ export function formatPlanTable(plan: DevicePlan): string {
   ]);
   const totals = ['total', '', ...planSums(plan, uses).map(formatBytes)];
   const header = ['device', 'blocks', ...uses.map(({ name }) => name), 'free'];
-  return [planTitle(plan), drawTable(header, rows, totals), expectedTime(plan), ...notes(plan, shorten)].join('\n');
+  return [
+    planTitle(plan),
+    drawTable(header, rows, { totals, columns }),
+    expectedTime(plan),
+    ...notes(plan, shorten),
+  ].join('\n');
 }
 
 /** `bloom: device_map balanced, max_seq_len 2048, max_batch_size 1` */
@@ -203,45 +210,4 @@ function groupBy<Item>(items: readonly Item[], key: (item: Item) => string): Map
 function collapse(names: readonly string[]): string {
   const kinds = groupBy(names, (name) => name.replaceAll(/\d+/g, '#'));
   return [...kinds.values()].flatMap(compactNames).join(', ');
-}
-
-/** Box drawing; all columns but the first two are right-aligned; the second wraps at its commas. */
-export function drawTable(
-  header: readonly string[],
-  rows: readonly string[][],
-  totals?: readonly string[],
-  leftColumns = 2,
-): string {
-  const cells = [header, ...rows, ...(totals === undefined ? [] : [totals])].map((row) =>
-    row.map((cell, column) => (column === 1 ? wrap(cell, BLOCKS_WIDTH) : [cell])),
-  );
-  const widths = header.map((_, c) => Math.max(...cells.flatMap((row) => (row[c] ?? ['']).map((line) => line.length))));
-  const rule = (left: string, middle: string, right: string) =>
-    `${left}${widths.map((w) => '─'.repeat(w + 2)).join(middle)}${right}`;
-  const drawRow = (row: readonly string[][]) => {
-    const height = Math.max(...row.map((lines) => lines.length));
-    const line = (i: number) => widths.map((w, c) => pad(row[c]?.[i] ?? '', w, c < leftColumns)).join(' │ ');
-    return Array.from({ length: height }, (_, i) => `│ ${line(i)} │`);
-  };
-  const middle = rule('├', '┼', '┤');
-  const body = cells.slice(1, 1 + rows.length).flatMap(drawRow);
-  const last = totals === undefined ? [] : [middle, ...drawRow(cells.at(-1) as string[][])];
-  return [rule('┌', '┬', '┐'), ...drawRow(cells[0] as string[][]), middle, ...body, ...last, rule('└', '┴', '┘')].join(
-    '\n',
-  );
-}
-
-function pad(text: string, width: number, left: boolean): string {
-  return left ? text.padEnd(width) : text.padStart(width);
-}
-
-function wrap(text: string, width: number): string[] {
-  const lines = [''];
-  for (const part of text.split(/(?<=[,;]) /)) {
-    const line = lines.at(-1) as string;
-    if (line === '') lines[lines.length - 1] = part;
-    else if (line.length + 1 + part.length <= width) lines[lines.length - 1] = `${line} ${part}`;
-    else lines.push(part);
-  }
-  return lines;
 }

@@ -6,8 +6,8 @@ import { ArgumentError, formatBytes } from '@metashard/core';
 import type { Command } from 'commander';
 import type { BenchRow } from '../bench-model.js';
 import type { CostModel } from '../costs.js';
+import { drawTable } from '../draw-table.js';
 import type { LoadedModel } from '../loaded-model.js';
-import { drawTable } from '../plan-table.js';
 import { type CliIo, writeText } from './cli-io.js';
 import { type LoadFlags, withTarget } from './load-target.js';
 import { addSettingFlags, readTarget, settingFlags } from './target.js';
@@ -89,7 +89,10 @@ async function report(
       `${device} ${formatBytes(peakBytes)} (planned ${formatBytes(plannedBytes)})`,
   );
   const lines = [
-    drawTable(['run', 'tokens/s', 'ms a step', 'reads', 'of the floor'], rows.map(tableRow), undefined, 1),
+    drawTable(['run', 'tokens/s', 'ms a step', 'reads', 'of the floor'], rows.map(tableRow), {
+      leftColumns: 1,
+      columns: io.stdout.columns,
+    }),
     `loaded in ${(facts.loadMs / 1e3).toFixed(2)} s; peak memory: ${peaks.join(', ')}, process ${formatBytes(processPeakBytes)}`,
   ];
   await writeText(io.stdout, `${lines.join('\n')}\n`);

@@ -1,6 +1,6 @@
 /** `metashard calibrate`: measures this machine's devices once, so that plans rest on measured times. */
 import type { Command } from 'commander';
-import { drawTable } from '../plan-table.js';
+import { drawTable } from '../draw-table.js';
 import { type CliIo, writeText } from './cli-io.js';
 
 export function defineCalibrate(program: Command, io: CliIo): void {
@@ -24,6 +24,9 @@ export function defineCalibrate(program: Command, io: CliIo): void {
       for (const { from, to, bandwidth } of found.links)
         rows.push([`${from} → ${to}`, `${(bandwidth / 1e9).toFixed(1)} GB/s`, '–']);
       rows.push(['disk', `${(found.diskBandwidth / 1e9).toFixed(1)} GB/s`, '–']);
-      await writeText(io.stdout, `${drawTable(['device', 'reads at', 'int8 prefill'], rows, undefined, 0)}\n`);
+      await writeText(
+        io.stdout,
+        `${drawTable(['device', 'reads at', 'int8 prefill'], rows, { leftColumns: 0, columns: io.stdout.columns })}\n`,
+      );
     });
 }

@@ -6,7 +6,7 @@ import '@metashard/cpu';
 import '@metashard/cuda';
 import { deviceCount, deviceInfo, formatBytes, MetashardError, native, parseDevice } from '@metashard/core';
 import type { Command } from 'commander';
-import { drawTable } from '../plan-table.js';
+import { drawTable } from '../draw-table.js';
 import { type CliIo, writeText } from './cli-io.js';
 
 interface ListedDevice {
@@ -35,7 +35,10 @@ export function defineDevices(program: Command, io: CliIo): void {
     .option('--json', 'print JSON')
     .action(async ({ json }: { json?: boolean }) => {
       const listing = listDevices();
-      await writeText(io.stdout, json ? `${JSON.stringify(listing, null, 2)}\n` : `${formatListing(listing)}\n`);
+      await writeText(
+        io.stdout,
+        json ? `${JSON.stringify(listing, null, 2)}\n` : `${formatListing(listing, io.stdout.columns)}\n`,
+      );
     });
 }
 
@@ -68,7 +71,7 @@ function describeDevice(name: string): ListedDevice {
   return computeMajor > 0 ? { ...listed, computeCapability: `${computeMajor}.${computeMinor}` } : listed;
 }
 
-function formatListing({ devices, backends, unavailable }: DeviceListing): string {
+function formatListing({ devices, backends, unavailable }: DeviceListing, columns?: number): string {
   const rows = devices.map((device) => [
     device.emulated ? `${device.name} (emulated)` : device.name,
     device.computeCapability === undefined
@@ -79,7 +82,7 @@ function formatListing({ devices, backends, unavailable }: DeviceListing): strin
   ]);
   const facts = Object.entries(backends).map(([name, backend]) => `${name}: ${describeBackend(backend)}`);
   const reasons = Object.entries(unavailable).map(([name, reason]) => `no ${name} devices: ${reason}`);
-  return [drawTable(['device', 'name', 'memory', 'free'], rows), ...facts, ...reasons].join('\n');
+  return [drawTable(['device', 'name', 'memory', 'free'], rows, { columns }), ...facts, ...reasons].join('\n');
 }
 
 /** The plain facts of a backend's description: `isa avx512-vnni, threads 2`. */

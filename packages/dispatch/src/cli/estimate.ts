@@ -4,8 +4,8 @@
  */
 import { formatBytes } from '@metashard/core';
 import type { Command } from 'commander';
+import { drawTable } from '../draw-table.js';
 import type { ModelEstimate } from '../estimate.js';
-import { drawTable } from '../plan-table.js';
 import { type CliIo, writeText } from './cli-io.js';
 import { addSettingFlags, readTarget, settingFlags } from './target.js';
 
@@ -25,14 +25,17 @@ export function defineEstimate(program: Command, io: CliIo): void {
     const { estimateModel } = await import('../estimate.js');
     const { max_seq_len: maxSeqLen, max_batch_size: maxBatchSize, revision } = config;
     const estimate = await estimateModel(config.model, { maxSeqLen, maxBatchSize, revision });
-    await writeText(io.stdout, flags.json ? `${JSON.stringify(estimate, null, 2)}\n` : `${formatEstimate(estimate)}\n`);
+    await writeText(
+      io.stdout,
+      flags.json ? `${JSON.stringify(estimate, null, 2)}\n` : `${formatEstimate(estimate, io.stdout)}\n`,
+    );
   });
 }
 
 const DTYPE_NAMES = { float32: 'float32', float16: 'float16, bfloat16', int8: 'int8' } as const;
 
 /** Two tables and a line. */
-export function formatEstimate(estimate: ModelEstimate): string {
+export function formatEstimate(estimate: ModelEstimate, { columns }: { columns?: number | undefined } = {}): string {
   const { model, parameters, maxSeqLen, maxBatchSize, dtypes, kvCache, setups } = estimate;
   const weights = dtypes.map(({ dtype, weightsBytes, largestBlock, largestModule }) => [
     DTYPE_NAMES[dtype],
@@ -49,10 +52,10 @@ export function formatEstimate(estimate: ModelEstimate): string {
   ]);
   return [
     `${model}: ${parameters.toLocaleString('en-US')} parameters`,
-    drawTable(['weights in', 'in all', 'a block', 'largest module', 'which is'], weights, undefined, 1),
+    drawTable(['weights in', 'in all', 'a block', 'largest module', 'which is'], weights, { leftColumns: 1, columns }),
     `KV cache of ${kvCache.tokens} tokens: ${formatBytes(kvCache.float32Bytes)} in float32, ${formatBytes(kvCache.float16Bytes)} in float16`,
     '',
     `in int8 with max_seq_len ${maxSeqLen}, max_batch_size ${maxBatchSize}, 0.9 of each memory offered:`,
-    drawTable(['on', 'memory', 'needed', 'fullest device'], machines, undefined, 1),
+    drawTable(['on', 'memory', 'needed', 'fullest device'], machines, { leftColumns: 1, columns }),
   ].join('\n');
 }

@@ -51,7 +51,7 @@ async function loadTarget(config: RunConfig, flags: LoadFlags, io: CliIo, signal
   const { loadModel, planModel } = await import('../load-model.js');
   const options = { ...toLoadOptions(config), signal, logger: loggerFor(flags, io) };
   const isSilent = flags.quiet === true || flags.json === true;
-  if (!isSilent) io.stderr.write(`${formatPlanTable(await planModel(config.model, options))}\n`);
+  if (!isSilent) io.stderr.write(`${formatPlanTable(await planModel(config.model, options), io.stderr)}\n`);
   const progress = showLoadProgress({ stream: io.stderr, env: io.env, quiet: isSilent });
   try {
     const model = await loadModel(config.model, { ...options, onProgress: (step) => progress.update(step) });

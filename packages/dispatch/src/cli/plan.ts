@@ -9,10 +9,11 @@ import type { Command } from 'commander';
 import { stringify } from 'yaml';
 import type { RunConfig } from '../config/run-config.js';
 import { toLoadOptions } from '../config/run-options.js';
+import { drawTable } from '../draw-table.js';
 import type { DevicePlan } from '../plan.js';
 import { planHtml } from '../plan-page.js';
 import { planSvg } from '../plan-picture.js';
-import { drawTable, formatMs, formatPlanTable } from '../plan-table.js';
+import { formatMs, formatPlanTable } from '../plan-table.js';
 import type { WhatIfRow } from '../what-if.js';
 import { type CliIo, writeText } from './cli-io.js';
 import { addSettingFlags, readTarget, settingFlags } from './target.js';
@@ -66,7 +67,7 @@ async function printPlan(config: RunConfig, flags: PlanFlags, io: CliIo): Promis
   }
   const isWritten = files.some(([file]) => file !== undefined);
   if (flags.json) await writeText(io.stdout, `${JSON.stringify(plan, null, 2)}\n`);
-  else if (!flags.quiet && !isWritten) await writeText(io.stdout, `${formatPlanTable(plan)}\n`);
+  else if (!flags.quiet && !isWritten) await writeText(io.stdout, `${formatPlanTable(plan, io.stdout)}\n`);
 }
 
 function writeOutput(file: string, text: string): void {
@@ -84,11 +85,11 @@ async function printWhatIf(config: RunConfig, texts: readonly string[], flags: P
   const { readWhatIf, whatIf } = await import('../what-if.js');
   const tried = await whatIf(config.model, toLoadOptions(config), readWhatIf(texts));
   if (flags.json) await writeText(io.stdout, `${JSON.stringify(tried, null, 2)}\n`);
-  else await writeText(io.stdout, `${formatWhatIf(tried.rows)}\n`);
+  else await writeText(io.stdout, `${formatWhatIf(tried.rows, io.stdout)}\n`);
 }
 
 /** A row per combination; `free` is the fullest device's, negative where memory is missing. */
-export function formatWhatIf(rows: readonly WhatIfRow[]): string {
+export function formatWhatIf(rows: readonly WhatIfRow[], { columns }: { columns?: number | undefined } = {}): string {
   const costs = rows.find((row) => row.costs !== null)?.costs ?? 'datasheet';
   const lines = rows.map(({ devices, maxSeqLen, maxBatchSize, fits, tightest, offloadedBytes, expectedMs }) => [
     ...[devices, maxSeqLen, maxBatchSize].map(String),
@@ -112,7 +113,7 @@ export function formatWhatIf(rows: readonly WhatIfRow[]): string {
   const problems = new Set(
     rows.flatMap(({ problem, tightest }) => (problem !== null && tightest === null ? [problem] : [])),
   );
-  return [drawTable(header, lines, undefined, 0), ...problems].join('\n');
+  return [drawTable(header, lines, { leftColumns: 0, columns }), ...problems].join('\n');
 }
 
 /**

@@ -70,7 +70,8 @@ async function compareTarget(target: string, flags: Flags, io: CliIo): Promise<v
       ? await choose(config.model, text, flags, options)
       : await compare(config.model, text, flags, options);
     if (options.onProgress !== undefined) endProgress(io);
-    await writeText(io.stdout, `${flags.json ? JSON.stringify(report.data, null, 2) : report.text}\n`);
+    const shown = flags.json ? JSON.stringify(report.data, null, 2) : report.print(io.stdout.columns);
+    await writeText(io.stdout, `${shown}\n`);
   } catch (error) {
     throw signal.aborted ? new Stopped() : error;
   } finally {
@@ -81,7 +82,8 @@ async function compareTarget(target: string, flags: Flags, io: CliIo): Promise<v
 
 interface Report {
   data: unknown;
-  text: string;
+  /** As tables, of a terminal's width. */
+  print: (columns?: number) => string;
 }
 
 async function compare(
@@ -98,7 +100,7 @@ async function compare(
     thresholds: numbersOf(flags.thresholds),
     outliersFrom: flags.outlierReport === true ? 6 : numberOf('--outlier-report', flags.outlierReport),
   });
-  return { data, text: formatQuantComparison(data) };
+  return { data, print: (columns) => formatQuantComparison(data, { columns }) };
 }
 
 async function choose(
@@ -114,7 +116,9 @@ async function choose(
     candidates: numbersOf(flags.thresholds),
     bound: numberOf('--bound', flags.bound),
   });
-  return { data, text: `${formatQualityTable([data.float, ...data.measured])}\n${data.summary}` };
+  const print = (columns?: number): string =>
+    `${formatQualityTable([data.float, ...data.measured], columns)}\n${data.summary}`;
+  return { data, print };
 }
 
 /** One line that is written over, on a terminal only. */

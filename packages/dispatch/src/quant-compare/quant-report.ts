@@ -1,5 +1,5 @@
 /** A comparison as tables for people. */
-import { drawTable } from '../plan-table.js';
+import { drawTable } from '../draw-table.js';
 import type { QuantComparison, QuantResult } from './compare-quantization.js';
 import type { OutlierReport } from './outlier-watch.js';
 
@@ -8,7 +8,10 @@ const SHOWN_COLUMNS = 4;
 /**
  * One row per method, as the paper's Table 1; below it what was left in float, and the outlier report if there is one.
  */
-export function formatQuantComparison(comparison: QuantComparison): string {
+export function formatQuantComparison(
+  comparison: QuantComparison,
+  { columns }: { columns?: number | undefined } = {},
+): string {
   const { model, windows, tokens, linears, skipped, results, outliers } = comparison;
   const title = `${model}: ${linears} linears, ${windows} windows, ${tokens.toLocaleString('en-US')} tokens predicted`;
   const reasons = [...new Set(skipped.map(({ reason }) => reason))];
@@ -16,12 +19,12 @@ export function formatQuantComparison(comparison: QuantComparison): string {
     const names = skipped.filter((one) => one.reason === reason).map(({ module }) => module);
     return `left in float (${reason}): ${names.join(', ')}`;
   });
-  const report = outliers === null ? [] : ['', formatOutliers(outliers.threshold, outliers.inputs)];
-  return [title, formatQualityTable(results), ...notes, ...report].join('\n');
+  const report = outliers === null ? [] : ['', formatOutliers(outliers.threshold, outliers.inputs, columns)];
+  return [title, formatQualityTable(results, columns), ...notes, ...report].join('\n');
 }
 
 /** The table alone. */
-export function formatQualityTable(results: readonly QuantResult[]): string {
+export function formatQualityTable(results: readonly QuantResult[], columns?: number): string {
   const asksWords = results.some(({ lastWordAccuracy }) => lastWordAccuracy !== null);
   const header = [
     'method',
@@ -41,7 +44,7 @@ export function formatQualityTable(results: readonly QuantResult[]): string {
     ...(asksWords ? [result.lastWordAccuracy === null ? '–' : percent(result.lastWordAccuracy)] : []),
     result.threshold === 0 ? '' : result.outlierColumns.toFixed(1),
   ]);
-  return drawTable(header, rows, undefined, 1);
+  return drawTable(header, rows, { leftColumns: 1, columns });
 }
 
 /** `+0.31 % ± 0.05`: by how much the perplexity rose, with one standard error. */
@@ -57,7 +60,7 @@ function percent(share: number): string {
 }
 
 /** Where outliers are: a row per input of linears that has any. */
-export function formatOutliers(threshold: number, inputs: readonly OutlierReport[]): string {
+export function formatOutliers(threshold: number, inputs: readonly OutlierReport[], columns?: number): string {
   const met = inputs.filter(({ columns }) => columns.length > 0);
   const quiet = inputs.length - met.length;
   const title = `outliers from ${threshold} on, in ${met.length} of ${inputs.length} inputs of linears`;
@@ -73,7 +76,7 @@ export function formatOutliers(threshold: number, inputs: readonly OutlierReport
   const header = ['input of', 'columns: rows, windows, largest', 'columns a window', 'rows', 'largest', 'others'];
   const loudest =
     quiet === 0 ? [] : [`none in ${quiet} inputs, whose largest value is ${loudestOf(inputs).toFixed(1)}`];
-  return [title, ...(rows.length > 0 ? [drawTable(header, rows)] : []), ...loudest].join('\n');
+  return [title, ...(rows.length > 0 ? [drawTable(header, rows, { columns })] : []), ...loudest].join('\n');
 }
 
 function describeColumn({ column, rows, windows, largest }: OutlierReport['columns'][number]): string {
