@@ -141,6 +141,7 @@ export function command(contestant, model, { python, threads, folder }, what) {
     threads,
     mode: contestant.mode,
     shape: { layers, kvHeads, headSize },
+    probe: { folder, threads },
     ...what,
   };
   if (contestant.ours) {

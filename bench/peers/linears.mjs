@@ -11,9 +11,9 @@ export const LINEARS = [
 ];
 
 /** Program and argument of a run, or why there is none. */
-export function linearCommand({ program, mode }, { python, threads, reps }) {
+export function linearCommand({ program, mode }, { python, threads, reps, folder }) {
   const script = fileURLToPath(new URL(program, import.meta.url));
-  const job = JSON.stringify({ size: SIZE, rows: ROWS, threads, reps, mode });
+  const job = JSON.stringify({ size: SIZE, rows: ROWS, threads, reps, mode, probe: { folder, threads } });
   if (!program.endsWith('.py')) return { program: process.execPath, args: [script, job] };
   return python === undefined ? { skip: 'not installed: no --python' } : { program: python, args: [script, job] };
 }

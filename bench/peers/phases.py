@@ -4,15 +4,18 @@ import json
 import os
 import random
 import resource
+import subprocess
 import sys
 import time
 
+# Tokens of a prompt, sequences, steps, how often a repetition measures it.
 PHASES = {
-    'prefill512': (512, 1, 0),
-    'decode1': (16, 1, 64),
-    'decode8': (16, 8, 32),
+    'prefill512': (512, 1, 0, 1),
+    'decode1': (16, 1, 8, 5),
+    'decode8': (16, 8, 8, 5),
 }
 WARM_UP_STEPS = 4
+LONGEST_SECONDS = 30
 TICK_SECONDS = 0.02
 
 
@@ -56,18 +59,54 @@ def prompts(length, sequences):
     return [[random.randrange(300, 31300) for _ in range(length)] for _ in range(sequences)]
 
 
+class Probe:
+    """The machine's ceilings (bench/native/ceilings.cc), compiled by run.mjs."""
+
+    def __init__(self, job):
+        folder, threads = job['probe']['folder'], job['probe']['threads']
+        command = [os.path.join(folder, 'ceilings'), str(threads)]
+        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def read(self):
+        """GB/s of plain reading out of cache."""
+        self.child.stdin.write('read\n')
+        return float(self.child.stdout.readline())
+
+    def measure_beside(self, work):
+        """What `work` returns, with the noise meanwhile and the speed of reads right before and after it."""
+        first = self.read()
+        before = machine()
+        result = {**work(), 'noise': noise_since(before)}
+        return {**result, 'read': 2 / (1 / first + 1 / self.read())}
+
+
+def measure_phases(job, generate):
+    """Turns of all phases, each as often as it wants to be measured."""
+    probe = Probe(job)
+    samples = {name: [] for name in job['phases']}
+    wanted = {name: job['reps'] * PHASES[name][3] for name in job['phases']}
+    deadline = time.perf_counter() + LONGEST_SECONDS
+    for turn in range(max(wanted.values())):
+        if turn >= 2 and time.perf_counter() > deadline:
+            break
+        for name in job['phases']:
+            length, sequences, steps, _ = PHASES[name]
+
+            def work():
+                first, rest = generate(prompts(length, sequences), steps)
+                return {'ms': (first if steps == 0 else rest) * 1e3}
+
+            if turn < wanted[name]:
+                samples[name].append(probe.measure_beside(work))
+    return samples
+
+
 def run(job, generate, version, attention):
     """`generate(prompts, steps)` → seconds to the first tokens, seconds of the steps."""
     random.seed(1)
     generate(prompts(16, 1), 0)
     result = {'version': version, 'attention': attention, 'startMs': since_start_ms(), 'startPeakBytes': peak_bytes()}
-    phases = {}
-    for name in job['phases']:
-        length, sequences, steps = PHASES[name]
+    for length, sequences, steps, _ in (PHASES[name] for name in job['phases']):
         generate(prompts(length, sequences), min(WARM_UP_STEPS, steps))
-        phases[name] = []
-        for _ in range(job['reps']):
-            before = machine()
-            first, rest = generate(prompts(length, sequences), steps)
-            phases[name].append({'ms': (first if steps == 0 else rest) * 1e3, 'noise': noise_since(before)})
+    phases = measure_phases(job, generate) if job['phases'] else {}
     print(json.dumps({**result, 'phases': phases, 'peakBytes': peak_bytes()}))

@@ -40,24 +40,37 @@ function phaseBytes({ prompt, sequences, steps }, { bytes }, shape, facts) {
   return steps * (weights + sequences * (prompt + (steps + 1) / 2) * perToken);
 }
 
+/** What plain reads would have brought in the time of a sample, in GB: a time that memory's speed does not move. */
+const readMeanwhile = ({ ms, read }) => (ms * read) / 1e3;
+
 /**
- * A contestant in one phase: { rates, mark, floor }; `floor` is time ÷ floor, for prefill the share of the int8 peak.
+ * A contestant in one phase: { rates, mark, floor, cost }; `floor` is time ÷ floor, for prefill the share of the int8
+ * peak; `cost` a token's time, of decoding in GB that plain reads beside it would have brought.
  */
 function judge(good, name, contestant, shape) {
   const phase = PHASES[name];
-  const taken = good.flatMap(({ phases, read, int8, facts }) =>
-    (phases[name] ?? []).map((sample) => ({ ...sample, read, int8, facts })),
+  const taken = good.flatMap(({ phases, int8, facts }) =>
+    (phases[name] ?? []).map((sample) => ({ ...sample, int8, facts })),
   );
   if (taken.length === 0) return null;
   const { samples, mark } = counted(taken);
   const tokens = phase.steps === 0 ? phase.prompt : phase.steps * phase.sequences;
-  const floors = samples.map(({ ms, read, int8, facts }) =>
+  const floors = samples.map((sample) =>
     phase.steps === 0
-      ? (2 * shape.block * tokens) / ms / 1e9 / int8
-      : ms / (phaseBytes(phase, contestant, shape, facts) / read / 1e6),
+      ? (2 * shape.block * tokens) / sample.ms / 1e9 / sample.int8
+      : readMeanwhile(sample) / (phaseBytes(phase, contestant, shape, sample.facts) / 1e9),
   );
   const rates = samples.map(({ ms }) => (tokens / ms) * 1e3);
-  return { rates, rate: median(rates), mark, floor: median(floors) };
+  const cost = median(samples.map((sample) => (phase.steps === 0 ? sample.ms : readMeanwhile(sample)))) / tokens;
+  return { rates, mark, floor: median(floors), cost };
+}
+
+/** A step of eight over the step of one right before it. */
+function eightToOne(good) {
+  const ratios = good.flatMap(({ phases: { decode1, decode8 } }) =>
+    decode8.map((eight, i) => readMeanwhile(eight) / readMeanwhile(decode1[i])),
+  );
+  return (median(ratios) * PHASES.decode1.steps) / PHASES.decode8.steps;
 }
 
 const throughputHeader = [
@@ -83,7 +96,7 @@ function throughputTable(runs, model, shape) {
     return { contestant, good, obstacle, judged };
   }).filter(({ good, obstacle }) => good.length > 0 || obstacle !== null);
   const best = names.map((_, i) =>
-    Math.max(...rows.filter(({ contestant }) => !contestant.ours).map(({ judged }) => judged[i]?.rate ?? 0)),
+    Math.min(...rows.filter(({ contestant }) => !contestant.ours).map(({ judged }) => judged[i]?.cost ?? Infinity)),
   );
   const cells = rows.map(({ contestant, good, obstacle, judged }) => {
     if (obstacle !== null) return [contestant.name, obstacle, ...Array(10).fill('–')];
@@ -91,9 +104,9 @@ function throughputTable(runs, model, shape) {
     const measured = judged.flatMap((phase, i) => [
       withRange(phase.rates, i === 1 ? 1 : 0) + phase.mark,
       i === 0 ? `${(100 * phase.floor).toFixed(0)} %` : times(phase.floor),
-      times(best[i] > 0 ? phase.rate / best[i] : Number.NaN),
+      times(best[i] / phase.cost),
     ]);
-    return [label, good[0].attention, ...measured, times((8 * judged[1].rate) / judged[2].rate)];
+    return [label, good[0].attention, ...measured, times(eightToOne(good))];
   });
   return rows.length === 0 ? null : markdownTable(throughputHeader, cells);
 }
@@ -161,20 +174,21 @@ function linearTable(runs) {
   );
   const medians = rows.map(({ good }) =>
     ROWS.map((T) => {
-      const taken = good.flatMap((record) => record.rows[T].map((sample) => ({ ...sample, record })));
+      const taken = good.flatMap(({ rows, int8 }) => rows[T].map((sample) => ({ ...sample, int8 })));
       if (taken.length === 0) return null;
       const { samples, mark } = counted(taken);
-      const floor = ({ us, record: { read, int8 } }) =>
+      const floor = ({ us, read, int8 }) =>
         T < 16 ? us / (SIZE ** 2 / read / 1e3) : (2 * T * SIZE ** 2) / us / 1e6 / int8;
-      return { us: median(samples.map(({ us }) => us)), mark, floor: median(samples.map(floor)) };
+      const cost = median(samples.map(({ us, read }) => (T < 16 ? us * read : us)));
+      return { us: median(samples.map(({ us }) => us)), mark, floor: median(samples.map(floor)), cost };
     }),
   );
   const cells = rows.map(({ name, good, obstacle }, row) => {
     if (obstacle !== null) return [`${name}: ${obstacle}`, ...Array(9).fill('–')];
-    const measured = medians[row].flatMap(({ us, mark, floor }, i) => [
+    const measured = medians[row].flatMap(({ us, mark, floor, cost }, i) => [
       us.toFixed(0) + mark,
       ROWS[i] < 16 ? times(floor) : `${(100 * floor).toFixed(0)} %`,
-      times(us / (medians[0]?.[i]?.us ?? Number.NaN)),
+      times(cost / (medians[0]?.[i]?.cost ?? Number.NaN)),
     ]);
     return [name === 'metashard' ? name : `${name} ${good[0].version}`, ...measured];
   });
@@ -216,8 +230,9 @@ function offloadTables(runs, model) {
 const LEGEND = [
   'Tokens a second, medians (smallest–largest) of the repetitions during which other processes used at most 3 % of the',
   "machine; † where there was none such. Floor: the bytes of weights and cache that a step reads, at each row's own",
-  'widths, over the read speed measured before and after its process. "÷ best peer": this row\'s tokens a second over',
-  'those of the best runtime other than metashard. "metashard" has its head in 8 bits, as its peers have.',
+  'widths, over the speed of plain reads right before and after every 8 steps. "÷ best peer": how many times as fast as',
+  'the best runtime other than metashard; of decoding by the GB that reads beside each would have brought meanwhile, for',
+  'memory itself changed its speed between the rows. "metashard" has its head in 8 bits, as its peers have.',
 ].join('\n');
 
 /** The whole section. `results`: { about, runs } of run.mjs. */

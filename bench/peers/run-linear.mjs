@@ -1,15 +1,17 @@
 /**
  * One int8 linear of metashard alone, int8_quantize and int8_linear, over float32 activations with 7 outlier columns
- * of 4096: run.mjs starts it with { size, rows, threads, reps }. The weights rotate through more than 512 MB, so that
+ * of 4096: run.mjs starts it with { size, rows, threads, reps, probe }. The weights rotate through more than 512 MB, so that
  * they come from memory.
  */
 import { ensureBackend, native } from 'metashard';
-import { watchNoise } from '../noise.mjs';
+import { Ceilings } from '../ceilings.mjs';
 import { Stage } from '../stage.mjs';
+import { measureBeside } from './phases.mjs';
 
 const THRESHOLD = 6;
-const SAMPLE_MS = 400;
-const { size, rows, threads, reps } = JSON.parse(process.argv[2]);
+const SAMPLE_MS = 100;
+const SAMPLES_A_REPETITION = 4;
+const { size, rows, threads, reps, probe: probeOf } = JSON.parse(process.argv[2]);
 ensureBackend('cpu');
 native().configureBackend('cpu', 'threads', String(threads));
 
@@ -37,17 +39,17 @@ function sample(alternatives) {
   return ((performance.now() - start) / count) * 1e3;
 }
 
+const probe = new Ceilings(probeOf.folder, probeOf.threads);
 const result = {};
 for (const T of rows) {
   const stage = new Stage();
   const alternatives = calls(stage, T);
   sample(alternatives);
   result[T] = [];
-  for (let rep = 0; rep < reps; rep++) {
-    const noise = watchNoise();
-    const us = sample(alternatives);
-    result[T].push({ us, noise: noise() });
+  for (let rep = 0; rep < reps * SAMPLES_A_REPETITION; rep++) {
+    result[T].push(await measureBeside(probe, () => ({ us: sample(alternatives) })));
   }
   stage.close();
 }
+probe.close();
 console.log(JSON.stringify({ version: 'this checkout', rows: result }));

@@ -1,5 +1,5 @@
 """One int8 linear of a peer alone, over float32 activations with 7 outlier columns of 4096: run.mjs starts it with
-{ size, rows, threads, reps, mode }, mode one of
+{ size, rows, threads, reps, mode, probe }, mode one of
 
     onednn        torch's dynamic int8 linear (oneDNN)
     bitsandbytes  Linear8bitLt with threshold 6
@@ -13,7 +13,8 @@ import warnings
 import phases
 
 ROTATED_BYTES = 600e6
-SAMPLE_SECONDS = 0.4
+SAMPLE_SECONDS = 0.1
+SAMPLES_A_REPETITION = 4
 warnings.filterwarnings('ignore')
 job = phases.job()
 try:
@@ -66,14 +67,12 @@ def sample(layers, x):
 
 make = {'onednn': onednn_linear, 'bitsandbytes': bitsandbytes_linear}[job['mode']]
 layers = [make() for _ in range(int(ROTATED_BYTES / size**2) + 1)]
+probe = phases.Probe(job)
 result = {}
 for rows in job['rows']:
     x = activations(rows)
     sample(layers, x)
-    result[rows] = []
-    for _ in range(job['reps']):
-        before = phases.machine()
-        us = sample(layers, x)
-        result[rows].append({'us': us, 'noise': phases.noise_since(before)})
+    measured = range(job['reps'] * SAMPLES_A_REPETITION)
+    result[rows] = [probe.measure_beside(lambda: {'us': sample(layers, x)}) for _ in measured]
 version = bitsandbytes.__version__ if job['mode'] == 'bitsandbytes' else torch.__version__.split('+')[0]
 print(json.dumps({'version': version, 'rows': result}))
