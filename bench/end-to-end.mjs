@@ -26,6 +26,7 @@ import { makeModel, readConfig } from './make-model.mjs';
 import { MODEL_CONFIGS } from './model-configs.mjs';
 import { NOISE_LIMIT, waitForQuiet } from './noise.mjs';
 import { countOutlierColumns, outlierTable } from './outlier-columns.mjs';
+import { warmFolder } from './page-cache.mjs';
 import { median, withRange } from './statistics.mjs';
 import { markdownTable } from './table.mjs';
 
@@ -109,6 +110,7 @@ async function runModel(model, { modes, reps, loads, threads, patience, ceilings
       for (const result of results) {
         await waitForQuiet((patience * 1e3) / 4);
         runners.get(result)?.kill();
+        warmFolder(model.path, (name) => name.endsWith('.safetensors'));
         const runner = new Runner(model.path, options(result.mode));
         runners.set(result, runner);
         const { facts, isa, ...loaded } = await runner.ask();

@@ -5,7 +5,7 @@
  *   node bench/start.mjs MODEL… [--reps 5] [--threads 2] [--folder DIR] [--json]
  */
 import { fork } from 'node:child_process';
-import { createReadStream, existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -14,6 +14,7 @@ import { packStore } from 'metashard';
 import { makeModel, readConfig } from './make-model.mjs';
 import { MODEL_CONFIGS } from './model-configs.mjs';
 import { NOISE_LIMIT, waitForQuiet } from './noise.mjs';
+import { warmFiles } from './page-cache.mjs';
 import { median, withRange } from './statistics.mjs';
 import { markdownTable } from './table.mjs';
 
@@ -31,11 +32,6 @@ async function startOnce(folder, options) {
   if (measured === null)
     throw new Error(`start: expected ${basename(folder)} to answer, its process ended with ${code}`);
   return measured;
-}
-
-/** Brings files into the page cache. */
-async function warm(files) {
-  for (const file of files) for await (const _ of createReadStream(file, { highWaterMark: 2 ** 22 }));
 }
 
 /** Both ways of one model: { model, mode, runs, isNoisy }. */
@@ -56,7 +52,7 @@ async function startModel(nameOrFolder, { folder, reps, threads, patience, log }
   ];
   const results = [];
   for (const { mode, options, files } of ways) {
-    await warm(files);
+    warmFiles(files);
     await startOnce(path, options);
     const [clean, noisy] = [[], []];
     const deadline = performance.now() + patience * 1e3;

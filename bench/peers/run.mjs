@@ -14,16 +14,7 @@
  * these. Offloading is measured when asked for, the rest by default.
  */
 import { execFile, execFileSync } from 'node:child_process';
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -32,6 +23,7 @@ import { ensureBackend, native } from 'metashard';
 import { Ceilings } from '../ceilings.mjs';
 import { makeModel, readConfig } from '../make-model.mjs';
 import { waitForQuiet } from '../noise.mjs';
+import { warmFolder } from '../page-cache.mjs';
 import { CONTESTANTS, command, convert, modelShape, STARTERS } from './contestants.mjs';
 import { LINEARS, linearCommand } from './linears.mjs';
 import { offloadRuns, prepareOffload } from './offload.mjs';
@@ -117,16 +109,6 @@ class Results {
   }
 }
 
-/** Brings the files into the page cache, so that every start finds them there. */
-function warm(folder, match) {
-  const window = Buffer.alloc(8 << 20);
-  for (const name of readdirSync(folder).filter(match)) {
-    const file = openSync(join(folder, name), 'r');
-    while (readSync(file, window) > 0);
-    closeSync(file);
-  }
-}
-
 /** Why a process failed, on one short line. */
 function whyFailed({ killed, signal }, stderr) {
   if (killed) return `ended after ${RUN_MS / 1e3} s`;
@@ -164,9 +146,9 @@ function listRuns(options, models) {
         const key = `start/${model.name}/${contestant.name}/${contestant.from}`;
         const files = contestant.file?.(model.name).replace(/\.xml$/, '.bin');
         const before = () => {
-          if (files !== undefined) warm(join(folder, 'peers'), (name) => name.startsWith(files));
-          else if (contestant.packedStore === 'use') warm(join(folder, 'peers', 'stores'), () => true);
-          else warm(join(folder, model.name), () => true);
+          if (files !== undefined) warmFolder(join(folder, 'peers'), (name) => name.startsWith(files));
+          else if (contestant.packedStore === 'use') warmFolder(join(folder, 'peers', 'stores'));
+          else warmFolder(join(folder, model.name));
         };
         runs.push({
           key,
