@@ -74,6 +74,38 @@ describe('dispatchModel', () => {
     await expect(dispatchModel(initEmptyWeights(stack), { devices, inputs })).rejects.toThrow(/on meta/);
   });
 
+  it('runs modules without weights, and with weights in their middle only', async () => {
+    const x = randn([3, 48], { seed: 5 });
+    const bare = new nn.Sequential([new nn.SiLU(), new nn.GELU(), new nn.SiLU()]);
+    const around = new nn.Sequential([new nn.SiLU(), new nn.GELU(), new nn.Linear(48, 7), new nn.SiLU()]);
+    const maps = [
+      'auto',
+      'balanced',
+      { '': 'cpu:1' },
+      { '0': 'cpu:0', '1': 'cpu:1', '2': 'cpu:0', '3': 'cpu:1' },
+    ] as const;
+    for (const module of [bare, around]) {
+      for (const deviceMap of maps) {
+        const sized = module === bare && typeof deviceMap === 'object' && '3' in deviceMap;
+        const map = sized ? { '0': 'cpu:0', '1': 'cpu:1', '2': 'cpu:0' } : deviceMap;
+        const dispatched = await dispatchModel(module, { devices, deviceMap: map, inputs, maxSeqLen: 4 });
+        expect((await dispatched.forward({ x })).toFloat32Array()).toEqual(
+          (module.forward(x) as Tensor).toFloat32Array(),
+        );
+        await dispatched.dispose();
+      }
+    }
+    const unmapped = await dispatchModel(bare, { devices, deviceMap: {}, inputs, maxSeqLen: 4 });
+    expect((await unmapped.forward({ x })).toFloat32Array()).toEqual((bare.forward(x) as Tensor).toFloat32Array());
+    await unmapped.dispose();
+  });
+
+  it('refuses a module that computes nothing', async () => {
+    const nothing = dispatchModel(new nn.Sequential([]), { devices, inputs, maxSeqLen: 4 });
+    await expect(nothing).rejects.toThrow(ArgumentError);
+    await expect(nothing).rejects.toThrow(/expected a result that the module computes/);
+  });
+
   it('loads a checkpoint into an empty tree straight onto the devices', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'metashard-'));
     const module = stack();

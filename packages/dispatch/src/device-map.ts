@@ -62,13 +62,14 @@ export function longestPrefix(map: Readonly<Record<string, unknown>>, path: stri
 /**
  * Where each op of the Program runs. Ops without weights that no key covers (residuals of containers) stay with the op
  * before them; `select_rows` goes with what comes after it. A module left out whose weights are all tied to covered
- * ones (an output head) goes where those are.
+ * ones (an output head) goes where those are. Where nothing is covered, for nothing has weights, all run on `otherwise`.
  * Throws DeviceMapError for keys that name no module and for parameters no key covers.
  */
 export function deviceOfOps(
   facts: ProgramFacts,
   map: Readonly<Record<string, DeviceName>>,
   modulePaths: ReadonlySet<string>,
+  otherwise: DeviceName,
 ): DeviceName[] {
   checkKeys(map, modulePaths);
   const { program, rematerialized: free } = facts;
@@ -94,10 +95,15 @@ export function deviceOfOps(
       { hint: 'add their modules, or "" for everything left', details: { uncovered: names } },
     );
   }
-  return fillGaps(program, devices, free);
+  return fillGaps(program, devices, free, otherwise);
 }
 
-function fillGaps(program: Program, devices: (DeviceName | undefined)[], free: ReadonlySet<number>): DeviceName[] {
+function fillGaps(
+  program: Program,
+  devices: (DeviceName | undefined)[],
+  free: ReadonlySet<number>,
+  otherwise: DeviceName,
+): DeviceName[] {
   let previous: DeviceName | undefined;
   for (const [i, device] of devices.entries()) {
     if (device === undefined && !free.has(i) && program.ops[i]?.op !== 'select_rows') devices[i] = previous;
@@ -108,7 +114,7 @@ function fillGaps(program: Program, devices: (DeviceName | undefined)[], free: R
     devices[i] ??= next;
     next = devices[i];
   }
-  return devices.map((device) => device ?? (previous as DeviceName));
+  return devices.map((device) => device ?? previous ?? otherwise);
 }
 
 /** Modules of other implementations that hold no weights and that our trees lack; maps made elsewhere name them. */

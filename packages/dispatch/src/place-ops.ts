@@ -57,7 +57,7 @@ export function placeExplicitly({ deviceMap, modulePaths, devices }: PlanRequest
   const written = ({ device, executeOn }: Placement): PlacedDeviceMap[string] =>
     executeOn === (device === 'disk' ? streamer : device) ? device : { device, execute_on: executeOn };
   return {
-    deviceOfOp: deviceOfOps(facts, computing, modulePaths),
+    deviceOfOp: deviceOfOps(facts, computing, modulePaths, names.find((name) => name !== 'disk') as DeviceName),
     streamedOps,
     deviceMap: Object.fromEntries(Object.entries(canonical).map(([prefix, placed]) => [prefix, written(placed)])),
   };

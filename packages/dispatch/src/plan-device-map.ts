@@ -1,5 +1,12 @@
 /** `planDeviceMap`: records a module tree on meta, then plans it. The planning itself is `plan-program.ts`. */
-import { type DimValues, KV_BLOCK_SIZE, type Program, type Tensor, type TensorSpec } from '@metashard/core';
+import {
+  ArgumentError,
+  type DimValues,
+  KV_BLOCK_SIZE,
+  type Program,
+  type Tensor,
+  type TensorSpec,
+} from '@metashard/core';
 import {
   ARCHITECTURES,
   type CausalLM,
@@ -16,6 +23,7 @@ import type { AttentionDtype, KvCacheDtype } from './options.js';
 import type { Objective } from './placement.js';
 import type { DeviceMap, DevicePlan, Strategy } from './plan.js';
 import { type PlannedProgram, type PlanRequest, planProgram } from './plan-program.js';
+import { storageOf } from './program-facts.js';
 
 /**
  * Rows of logits computed at once when a prompt's logits are all wanted: at most these, fewer where they would take
@@ -101,9 +109,16 @@ function recordInputs(module: Module, inputs: Readonly<Record<string, InputSpec>
   const specs = Object.fromEntries(
     Object.entries(inputs).map(([name, { shape, dtype = 'float32' }]) => [name, { dims: shape, dtype }]),
   );
-  return shareCommonOps(
+  const program = shareCommonOps(
     record(module, specs, (tensors) => ({ output: (module as AnyModule).forward(...Object.values(tensors)) })),
   );
+  const result = storageOf(program, program.outputs.output as number);
+  if (!program.ops.some((op) => op.outputs.includes(result))) {
+    throw new ArgumentError('forward: expected a result that the module computes, got an input or a weight as it is', {
+      hint: 'there is nothing to run on a device: leave such a module out',
+    });
+  }
+  return program;
 }
 
 /** The largest step: every sequence full. Logits come in passes of a few rows, unless the head is cut over devices. */

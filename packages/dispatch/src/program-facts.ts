@@ -32,7 +32,7 @@ export class ProgramFacts {
   readonly scratch: Float64Array;
   /**
    * Ops that need only step inputs and constants (rope tables): cheap, so every segment that uses their results
-   * computes them itself.
+   * computes them itself. An op that makes an output is none: it is computed once, where the output is read from.
    */
   readonly rematerialized: ReadonlySet<number>;
   /** Op that makes each tensor, or -1. */
@@ -94,10 +94,12 @@ export class ProgramFacts {
   }
 
   #findRematerialized(): Set<number> {
-    const { tensors, ops } = this.program;
+    const { tensors, ops, outputs } = this.program;
+    const wanted = new Set(Object.values(outputs).map((id) => this.storageOf(id)));
     const free = Uint8Array.from(tensors, (tensor) => (tensor.kind === 'input' || tensor.kind === 'constant' ? 1 : 0));
     const found = new Set<number>();
     for (const [index, op] of ops.entries()) {
+      if (op.outputs.some((id) => wanted.has(id))) continue;
       if (!op.inputs.every((id) => id < 0 || free[this.storage[id] as number] === 1)) continue;
       found.add(index);
       for (const id of op.outputs) free[id] = 1;
