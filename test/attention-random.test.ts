@@ -82,9 +82,9 @@ const cases: fc.Arbitrary<RandomCase> = fc.record({
 });
 
 /**
- * The scaled tensors lie on their own; a fused case keeps its values. Softmax weights below e^-87 are 0 (vectors.h):
- * where scores are in the hundreds, new values stay of the size of those in the cache, so that such weights count for
- * nothing.
+ * The scaled tensors lie on their own; a fused case keeps its values. New values stay of the size of those in the cache
+ * where they would leave the result to a cached one of tiny weight: softmax weights below e^-87 are 0 (vectors.h), which
+ * shows where scores are in the hundreds, and one far behind the query is off by ALiBi's part of its score (EDGES).
  */
 function build({ shape, seed: own, queries, values, wildQuery }: RandomCase): BuiltCase {
   const built = attentionCase(new Random(own), shape);
@@ -96,8 +96,8 @@ function build({ shape, seed: own, queries, values, wildQuery }: RandomCase): Bu
     built.inputs[index] = hostTensor(tensor.dims, numbers);
   };
   scaled(0, shape.bfloat16 ? 0 : queries);
-  const oldValues = shape.cache !== undefined;
-  scaled(2, shape.cache === 'float16' || (oldValues && queries > 0) ? 0 : values);
+  const leftToCached = shape.cache !== undefined && (queries > 0 || (shape.alibi === true && values < 0));
+  scaled(2, shape.cache === 'float16' || leftToCached ? 0 : values);
   return built;
 }
 
@@ -126,6 +126,29 @@ const EDGES: Record<string, () => BuiltCase> = {
     const { dims } = built.inputs[0] as HostTensor;
     const all = (value: number) => hostTensor(dims, Array<number>(dims[0] as number).fill(value));
     [built.inputs[0], built.inputs[1]] = [all(Number.POSITIVE_INFINITY), all(-1)];
+    return built;
+  },
+  /** New values vanish beside the cached one, 66 positions back: ALiBi's -33 of its score is rounded to float32, too. */
+  'a cached value far behind the query, under ALiBi': () => {
+    const sequences: [number, number][] = [
+      [66, 67],
+      [1, 1],
+    ];
+    const shape: AttentionShape = {
+      ...plain,
+      D: 16,
+      sequences,
+      cache: 'bfloat16',
+      block: 4,
+      softcap: 2.5,
+      alibi: true,
+    };
+    const built = attentionCase(new Random(376930879), shape);
+    const values = built.inputs[2] as HostTensor;
+    built.inputs[2] = hostTensor(
+      values.dims,
+      hostValues(values).map((x) => x * 2 ** -100),
+    );
     return built;
   },
   /** What lies behind the last position a token sees would be far above all it sees. */

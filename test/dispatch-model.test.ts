@@ -78,26 +78,18 @@ describe('dispatchModel', () => {
     const x = randn([3, 48], { seed: 5 });
     const bare = new nn.Sequential([new nn.SiLU(), new nn.GELU(), new nn.SiLU()]);
     const around = new nn.Sequential([new nn.SiLU(), new nn.GELU(), new nn.Linear(48, 7), new nn.SiLU()]);
-    const maps = [
-      'auto',
-      'balanced',
-      { '': 'cpu:1' },
-      { '0': 'cpu:0', '1': 'cpu:1', '2': 'cpu:0', '3': 'cpu:1' },
-    ] as const;
-    for (const module of [bare, around]) {
-      for (const deviceMap of maps) {
-        const sized = module === bare && typeof deviceMap === 'object' && '3' in deviceMap;
-        const map = sized ? { '0': 'cpu:0', '1': 'cpu:1', '2': 'cpu:0' } : deviceMap;
-        const dispatched = await dispatchModel(module, { devices, deviceMap: map, inputs, maxSeqLen: 4 });
-        expect((await dispatched.forward({ x })).toFloat32Array()).toEqual(
-          (module.forward(x) as Tensor).toFloat32Array(),
-        );
-        await dispatched.dispose();
-      }
+    const inTurns = { '0': 'cpu:0', '1': 'cpu:1', '2': 'cpu:0' };
+    const everyMap = ['auto', 'balanced', { '': 'cpu:1' }] as const;
+    const runs = [
+      ...[...everyMap, inTurns, {}].map((deviceMap) => ({ module: bare, deviceMap })),
+      ...[...everyMap, { ...inTurns, '3': 'cpu:1' }].map((deviceMap) => ({ module: around, deviceMap })),
+    ];
+    for (const { module, deviceMap } of runs) {
+      const dispatched = await dispatchModel(module, { devices, deviceMap, inputs, maxSeqLen: 4 });
+      const want = (module.forward(x) as Tensor).toFloat32Array();
+      expect((await dispatched.forward({ x })).toFloat32Array()).toEqual(want);
+      await dispatched.dispose();
     }
-    const unmapped = await dispatchModel(bare, { devices, deviceMap: {}, inputs, maxSeqLen: 4 });
-    expect((await unmapped.forward({ x })).toFloat32Array()).toEqual((bare.forward(x) as Tensor).toFloat32Array());
-    await unmapped.dispose();
   });
 
   it('refuses a module that computes nothing', async () => {

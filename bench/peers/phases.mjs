@@ -1,6 +1,6 @@
 /**
  * What every contestant does in its process, for those that run in Node (phases.py is its twin): first token from the
- * start of the process, then each phase once to warm up, then `reps` turns of all phases, one line of JSON at the end.
+ * start of the process, then each phase once to warm up, then turns of all phases, one line of JSON at the end.
  * An engine is { version, attention, generate(prompts, steps), facts? }, where `generate` feeds the prompts (arrays of
  * ids, all of one length) and then makes `steps` greedy steps: { firstMs, restMs }.
  *

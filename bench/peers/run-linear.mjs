@@ -1,7 +1,7 @@
 /**
  * One int8 linear of metashard alone, int8_quantize and int8_linear, over float32 activations with 7 outlier columns
- * of 4096: run.mjs starts it with { size, rows, threads, reps, probe }. The weights rotate through more than 512 MB, so that
- * they come from memory.
+ * of 4096: run.mjs starts it with { size, rows, threads, reps, probe }. The weights rotate through more than 512 MB, so
+ * that they come from memory.
  */
 import { ensureBackend, native } from 'metashard';
 import { Ceilings } from '../ceilings.mjs';
@@ -11,7 +11,7 @@ import { measureBeside } from './phases.mjs';
 const THRESHOLD = 6;
 const SAMPLE_MS = 100;
 const SAMPLES_A_REPETITION = 4;
-const { size, rows, threads, reps, probe: probeOf } = JSON.parse(process.argv[2]);
+const { size, rows, threads, reps, ...job } = JSON.parse(process.argv[2]);
 ensureBackend('cpu');
 native().configureBackend('cpu', 'threads', String(threads));
 
@@ -39,7 +39,7 @@ function sample(alternatives) {
   return ((performance.now() - start) / count) * 1e3;
 }
 
-const probe = new Ceilings(probeOf.folder, probeOf.threads);
+const probe = new Ceilings(job.probe.folder, job.probe.threads);
 const result = {};
 for (const T of rows) {
   const stage = new Stage();
